@@ -1,0 +1,1 @@
+"""antiphon: realtime, full-duplex voice, served by workers that hold its models."""
