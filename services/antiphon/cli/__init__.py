@@ -1,1 +1,1 @@
-"""."""
+"""The `antiphon` command: start it, talk to it, look inside."""

@@ -1,0 +1,58 @@
+# The commands of this repository. `make` alone lists them.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?= 3.11
+BIN := .venv/bin
+# uv from the system, else one that pip puts beside the caches.
+UV := $(or $(shell command -v uv 2>/dev/null),.cache/uv/bin/uv)
+# What a fast second run is worth: nothing is installed again unless these change.
+INSTALLED := .venv/.installed
+# Where human speech for demonstrations and tests is kept.
+export ANTIPHON_SPEECH ?= $(CURDIR)/.cache/speech
+
+.PHONY: help setup speech run test lint format generate bench clean
+
+help: ## List these commands
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(INSTALLED) ## Install what everything needs into .venv (Python 3.11 and pip suffice)
+
+run: setup speech ## Start antiphon, hold a spoken conversation with it, stay up until Ctrl-C (ONCE=1: end after it)
+	@$(BIN)/antiphon demo $(if $(ONCE),--once) $(ARGS)
+
+test: setup speech ## Run every test (ARGS="-k name": some)
+	@$(BIN)/python -m pytest $(ARGS)
+
+lint: setup ## Check format, style, types and import layers
+	@echo "format" && $(BIN)/ruff format --check .
+	@echo "style" && $(BIN)/ruff check .
+	@echo "types" && $(BIN)/mypy
+	@echo "layers" && $(BIN)/lint-imports
+
+format: setup ## Format the code and mend what can be mended
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+generate: setup ## Generate the code of the wire from its .proto files
+	@cd services && ../$(BIN)/python -m grpc_tools.protoc -I . --python_out=. --pyi_out=. --grpc_python_out=. \
+		antiphon/contracts/v1/*.proto
+
+bench: setup speech ## Measure what a listener hears; docs/benchmarks.md explains the figures
+	@$(BIN)/antiphon bench $(ARGS)
+
+speech: setup ## Fetch recordings of human speech, where the system has none
+	@$(BIN)/python -m antiphon.testing.speech
+
+clean: ## Remove the environment, the caches and what runs left behind
+	@rm -rf .venv .cache out .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+
+$(INSTALLED): pyproject.toml uv.lock | $(UV)
+	@echo "Installing into .venv; the first time takes a few minutes."
+	@$(UV) sync --locked --python $(PYTHON)
+	@touch $@
+
+.cache/uv/bin/uv:
+	@echo "Installing uv with pip."
+	@python$(PYTHON) -m pip install --quiet --target .cache/uv uv

@@ -1,0 +1,33 @@
+"""What holds for every test: a category, a time limit for unit tests, and no task left behind."""
+
+import asyncio
+import inspect
+from collections.abc import AsyncIterator
+
+import pytest
+
+CATEGORIES = ("unit", "contract", "component", "arch")
+UNIT_LIMIT_S = 2
+SETTLE_S = 1.0
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        marks = [name for name in CATEGORIES if item.get_closest_marker(name)]
+        if len(marks) != 1:
+            raise pytest.UsageError(f"{item.nodeid} needs one category of {', '.join(CATEGORIES)}; it has {marks}")
+        if marks == ["unit"] and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(UNIT_LIMIT_S, func_only=True))
+        if isinstance(item, pytest.Function) and inspect.iscoroutinefunction(item.obj):
+            item.fixturenames.insert(0, "leaves_no_task")
+
+
+@pytest.fixture
+async def leaves_no_task() -> AsyncIterator[None]:
+    """Fail the test whose tasks outlive it and its fixtures."""
+    before = asyncio.all_tasks()
+    yield
+    leaked = asyncio.all_tasks() - before - {asyncio.current_task()}
+    if leaked:
+        _, leaked = await asyncio.wait(leaked, timeout=SETTLE_S)
+    assert not leaked, "tasks left behind: " + ", ".join(f"{task.get_name()} {task.get_coro()}" for task in leaked)
