@@ -1,1 +1,1 @@
-"""."""
+"""How a person reaches a conversation: one package a transport."""

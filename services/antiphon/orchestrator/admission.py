@@ -1,0 +1,88 @@
+"""Who may come in now: sessions in all and for each key, each refusal typed and counted."""
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from antiphon.contracts.errors import AntiphonError, Reason
+from antiphon.orchestrator.config import ServerConfig
+from antiphon.orchestrator.metrics import OrchestratorMetrics
+
+RETRY_AFTER_MS = 5_000
+"""When a caller that was turned away may find room: sessions last minutes."""
+
+
+class Admission:
+    """Counts the sessions of this process and refuses what is too many, or new while it drains."""
+
+    def __init__(self, limits: ServerConfig, metrics: OrchestratorMetrics) -> None:
+        self._limits = limits
+        self._metrics = metrics
+        self._by_caller: Counter[str] = Counter()
+        self._draining = False
+
+    @property
+    def sessions(self) -> int:
+        """Sessions that are open."""
+        return self._by_caller.total()
+
+    @property
+    def draining(self) -> bool:
+        """Whether nothing new is taken any more."""
+        return self._draining
+
+    def drain(self) -> None:
+        """Take nothing new from now on. Idempotent."""
+        self._draining = True
+
+    @contextmanager
+    def session(self, caller: str) -> Iterator[None]:
+        """A place for one session of a caller (its key's fingerprint; empty: nobody in particular).
+
+        Raises `AntiphonError`: `DRAINING` when the process is about to go, `WORKER_FULL` when there is no place.
+        """
+        self._check(caller)
+        self._by_caller[caller] += 1
+        self._metrics.sessions.inc()
+        try:
+            yield
+        finally:
+            self._by_caller[caller] -= 1
+            if not self._by_caller[caller]:
+                del self._by_caller[caller]
+            self._metrics.sessions.dec()
+
+    def _check(self, caller: str) -> None:
+        if self._draining:
+            self._refuse("draining", Reason.DRAINING, "This server is about to go; connect again to reach another.")
+        if self.sessions >= self._limits.max_sessions:
+            self._refuse("max_sessions", Reason.WORKER_FULL, "Every session of this server is taken; try again soon.")
+        per_key = self._limits.max_sessions_per_key
+        if per_key and self._by_caller[caller] >= per_key:
+            self._refuse(
+                "max_sessions_per_key", Reason.WORKER_FULL, f"This key has its {per_key} sessions open; close one."
+            )
+
+    def _refuse(self, limit: str, reason: Reason, message: str) -> None:
+        self._metrics.refusals.labels(limit).inc()
+        raise AntiphonError(reason, message, retry_after_ms=RETRY_AFTER_MS)
+
+
+class EventRate:
+    """A token bucket for the events of one session."""
+
+    def __init__(self, per_s: float, burst: int) -> None:
+        self._per_s = per_s
+        self._burst = float(burst)
+        self._tokens = float(burst)
+        self._last: float | None = None
+
+    def allow(self, now: float) -> bool:
+        """Take one event at this moment (monotonic seconds); False: too many."""
+        if self._last is not None:
+            self._tokens = min(self._burst, self._tokens + (now - self._last) * self._per_s)
+        self._last = now
+        if self._tokens < 1:
+            return False
+        self._tokens -= 1
+        return True

@@ -1,0 +1,32 @@
+"""What every route of the orchestrator is handed: one frozen record, built once by `app.serve`."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from antiphon.contracts.adapters import VadEngine
+from antiphon.conversation.ports import Clock, LoopClock, Ports, Recogniser, Responder, Synthesiser
+from antiphon.orchestrator.admission import Admission
+from antiphon.orchestrator.config import OrchestratorConfig
+from antiphon.orchestrator.metrics import OrchestratorMetrics
+from antiphon.registry.snapshot import Snapshot
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """The orchestrator's parts. Nothing here belongs to one session."""
+
+    config: OrchestratorConfig
+    recogniser: Recogniser
+    synthesiser: Synthesiser
+    responders: Mapping[str, Responder]
+    """One for each assistant, by the assistant's own name."""
+    vad: VadEngine
+    snapshot: Callable[[], Snapshot]
+    """What the registry says now."""
+    admission: Admission
+    metrics: OrchestratorMetrics
+    clock: Clock = field(default_factory=LoopClock)
+
+    def ports(self, assistant: str) -> Ports:
+        """What a conversation with this assistant needs."""
+        return Ports(self.recogniser, self.synthesiser, self.responders[assistant], self.clock)
