@@ -1,0 +1,33 @@
+"""Opens Redis clients: one place that knows their timeouts."""
+
+import redis.asyncio as redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+
+from antiphon.contracts.errors import AntiphonError, Reason
+
+TIMEOUT_S = 0.5
+"""For a command and for a connection: who asks goes on without Redis after that, and tries again by itself."""
+
+
+def open_client(url: str, *, block_s: float = 0.0) -> "redis.Redis":
+    """A client that answers in bytes and never retries by itself: each caller has its own rhythm.
+
+    Args:
+        url: `redis://` or `rediss://`, with user, password and database where needed.
+        block_s: How long its commands may block on the server's side: a tail needs a client of its own.
+
+    Raises:
+        AntiphonError: `INVALID_REQUEST` for a URL that redis-py does not understand.
+    """
+    try:
+        client: redis.Redis = redis.Redis.from_url(
+            url,
+            retry=Retry(NoBackoff(), 0),
+            socket_timeout=TIMEOUT_S + block_s,
+            socket_connect_timeout=TIMEOUT_S,
+            protocol=2,
+        )
+    except ValueError as error:
+        raise AntiphonError(Reason.INVALID_REQUEST, f"The registry's URL is not one that works: {error}.") from error
+    return client
