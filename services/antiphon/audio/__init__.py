@@ -1,1 +1,1 @@
-"""."""
+"""Sound as arrays and as bytes: samples, frames, rates, loudness, files."""
