@@ -1,1 +1,1 @@
-"""."""
+"""Engines that hear."""

@@ -1,1 +1,1 @@
-"""."""
+"""Engines that speak."""

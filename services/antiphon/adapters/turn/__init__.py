@@ -1,1 +1,1 @@
-"""."""
+"""Room for engines that tell whether a speaker has finished; none yet."""

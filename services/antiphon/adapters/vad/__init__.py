@@ -1,1 +1,1 @@
-"""."""
+"""Engines that tell speech from everything else."""
