@@ -1,13 +1,50 @@
-"""One conversation: the tasks that hear, think and speak, and the calls by which a transport drives them."""
+"""One conversation: what the user's voice does to the reply, and what a reply does to the floor.
 
-from collections.abc import Callable
+The user's audio drives everything, window by window, as plain calls on the event loop; tasks exist only for what is
+waited for: a recogniser's results, a reply in the making, the limits, and a user whose audio has stopped coming.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any, Literal
 
 from antiphon.contracts.adapters import VadStream
 from antiphon.contracts.errors import AntiphonError, Reason
-from antiphon.conversation.events import Event
-from antiphon.conversation.items import History, Item
-from antiphon.conversation.ports import Ports
+from antiphon.conversation import events
+from antiphon.conversation.activity import HEARING_RATE_HZ, Ear, Window
+from antiphon.conversation.items import History, Item, Message, new_id
+from antiphon.conversation.ports import (
+    FinalTranscript,
+    PartialTranscript,
+    Ports,
+    RecognitionRequest,
+    ReplyRequest,
+    SpeculativeTranscript,
+    SynthesisRequest,
+    Transcript,
+)
+from antiphon.conversation.reply import Reply, ReplyPlan
 from antiphon.conversation.settings import ConversationSettings, ResponseOptions
+from antiphon.conversation.states import Attention, State, check_transition
+from antiphon.conversation.timeline import Timeline
+from antiphon.conversation.turns import Verdict, judge, required_silence_ms
+from antiphon.conversation.utterance import Utterance
+
+logger = logging.getLogger(__name__)
+
+_GIVE_UP_MS = 96
+"""Silence after which an unconfirmed sound is forgotten: three VAD windows."""
+
+_ASK_AGAIN_MS = 400
+"""While the user talks over a paused reply without any word being understood, how often to look again."""
+
+_WATCH_S = 0.032
+"""How often a user who sends no audio at all is looked at: one VAD window."""
+
+_REMEMBERED_REPLIES = 16
+"""How many replies a client can still truncate: it plays the newest, and perhaps the one before."""
 
 
 class ClientError(AntiphonError):
@@ -19,59 +56,641 @@ class ClientError(AntiphonError):
         self.param = param
 
 
+@dataclass(slots=True)
+class _Live:
+    """A reply and the task that makes it."""
+
+    reply: Reply
+    task: asyncio.Task[None]
+
+
 class Conversation:
     """Hears, takes turns, yields and speaks.
 
-    Every call below returns at once and none is a coroutine: what follows from it comes as events, in order, through
-    `emit`, which must not block either. All calls are made on the loop that runs `run`.
+    Every call below but `run` returns at once: what follows from it comes as events, in order, through `emit`, which
+    must not block either. All calls are made on the loop that runs `run`, once it has begun.
     """
 
     def __init__(
-        self, settings: ConversationSettings, ports: Ports, vad: VadStream, emit: Callable[[Event], None]
+        self, settings: ConversationSettings, ports: Ports, vad: VadStream, emit: Callable[[events.Event], None]
     ) -> None:
-        raise NotImplementedError
+        turns = settings.turns
+        self._settings = settings
+        self._ports = ports
+        self._emit = emit
+        self._ear = Ear(vad, settings.input_rate_hz, threshold=turns.threshold, preroll_ms=turns.prefix_padding_ms)
+        self._history = History()
+        self._state = State.IDLE
+        self._attention = Attention.FULL
+        self._utterance: Utterance | None = None
+        self._awaited: list[Utterance] = []
+        """Utterances whose turn is over and whose transcript is still to come."""
+        self._live: _Live | None = None
+        self._speculation: _Live | None = None
+        self._respond_next: ResponseOptions | None = None
+        self._replies: dict[str, Reply] = {}
+        self._generation = 0
+        self._asked_at_ms = 0.0
+        self._tasks: asyncio.TaskGroup | None = None
+        self._closing = asyncio.Event()
+        self._end_reason: Literal["closed", "idle", "session"] = "closed"
+        self._last_audio_at = self._last_activity_at = ports.clock.now()
 
     @property
-    def history(self) -> History: ...
+    def history(self) -> History:
+        """What was said, as both sides know it."""
+        return self._history
 
     @property
-    def settings(self) -> ConversationSettings: ...
+    def settings(self) -> ConversationSettings:
+        """The settings in force."""
+        return self._settings
+
+    @property
+    def state(self) -> State:
+        """What the conversation is doing."""
+        return self._state
+
+    # --- life -------------------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
         """Converse until `close` or a limit; ends after every task and stream of it has, also when cancelled."""
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                self._tasks = tasks
+                background = [
+                    tasks.create_task(self._watch_silence(), name="watch-silence"),
+                    tasks.create_task(self._watch_limits(), name="watch-limits"),
+                ]
+                await self._closing.wait()
+                self._drop_utterance()
+                self._stop_reply("client_cancelled")
+                for task in (*background, *(utterance.listener for utterance in self._awaited if utterance.listener)):
+                    task.cancel()
+        finally:
+            self._tasks = None
+            self._go(State.TERMINATED)
+            self._emit(events.ConversationEnded(self._end_reason))
 
     def close(self) -> None:
         """End the conversation. Idempotent; may be called before `run`."""
+        self._closing.set()
 
     def update(self, settings: ConversationSettings) -> None:
         """Take new settings: the next utterance and the next reply use them.
 
-        Raises `ClientError` (`cannot_update_voice`) for a new output rate while a reply is live.
+        Raises `ClientError` (`cannot_update_rate`) for a new output rate while a reply is live.
         """
+        old, turns = self._settings, settings.turns
+        if self._live is not None and settings.output_rate_hz != old.output_rate_hz:
+            raise ClientError("cannot_update_rate", "The output rate can be changed only while no reply is live.")
+        self._settings = settings
+        ear = (settings.input_rate_hz, turns.threshold, turns.prefix_padding_ms)
+        if ear != (old.input_rate_hz, old.turns.threshold, old.turns.prefix_padding_ms):
+            self._ear.configure(ear[0], threshold=ear[1], preroll_ms=ear[2])
+
+    # --- the user's audio -------------------------------------------------------------------------------------------
 
     def hear(self, pcm: bytes) -> None:
         """More of the user's audio: mono s16le at `input_rate_hz`, any length, at any pace."""
+        self._last_audio_at = self._ports.clock.now()
+        for window in self._ear.push(pcm):
+            if self._settings.turns.detect:
+                self._on_window(window)
+            else:
+                self._on_undetected(window)
 
     def commit_audio(self) -> None:
         """End the utterance here (`input_audio_buffer_commit_empty` when there is none). Does not create a response."""
+        utterance = self._utterance
+        if utterance is None and not self._ear.preroll():
+            raise ClientError("input_audio_buffer_commit_empty", "There is no audio to commit: append some first.")
+        if utterance is None or utterance.stream is None:
+            utterance = utterance or self._new_utterance(self._ear.position_ms * HEARING_RATE_HZ // 1000)
+            self._open_stream(utterance)
+        utterance.announced = True
+        self._commit(utterance)
 
     def clear_audio(self) -> None:
         """Forget audio that is not committed."""
+        self._drop_utterance()
+        self._ear.forget()
+        self._restore_reply("noise")
+        if self._state is State.LISTENING:
+            self._go(State.IDLE)
+        self._emit(events.UtteranceCleared())
+
+    def _on_undetected(self, window: Window) -> None:
+        if self._utterance is None:
+            self._utterance = self._new_utterance(window.start_samples)
+            self._open_stream(self._utterance)
+        else:
+            self._utterance.hear(window.pcm)
+        self._utterance.end_samples = window.end_samples
+        self._bound(self._utterance)
+
+    def _on_window(self, window: Window) -> None:
+        utterance = self._utterance
+        if utterance is not None:
+            utterance.hear(window.pcm)
+        if window.voiced:
+            self._on_voice(window)
+        elif utterance is not None:
+            utterance.hush(window.duration_ms)
+            self._on_silence(utterance, utterance.silence_ms)
+        if self._utterance is not None and self._utterance.stream is not None:
+            self._bound(self._utterance)
+
+    def _on_voice(self, window: Window) -> None:
+        turns = self._settings.turns
+        self._last_activity_at = self._ports.clock.now()
+        if self._utterance is None:
+            self._utterance = self._new_utterance(window.start_samples)
+            self._duck(self._utterance)
+        utterance = self._utterance
+        utterance.timeline.speech_end = self._ports.clock.now()
+        if utterance.voice(window, turns.confirm_ms):
+            self._discard_speculation()
+        if utterance.stream is None and utterance.voiced_ms >= turns.confirm_ms:
+            self._open_stream(utterance)
+            if not self._hold_reply():
+                self._announce(utterance)
+        if self._attention is Attention.PAUSED and utterance.voiced_ms >= turns.stop_after_ms:
+            self._look_for_words(utterance)
+
+    def _on_silence(self, utterance: Utterance, silence_ms: float) -> None:
+        """Act on a silence that has lasted so long by now."""
+        turns = self._settings.turns
+        if utterance.stream is None:
+            if silence_ms >= _GIVE_UP_MS:
+                self._utterance = None
+                self._restore_reply("noise")
+            return
+        if silence_ms >= turns.pause_after_ms and not utterance.asked:
+            utterance.timeline.pause_asked = self._ports.clock.now()
+            utterance.ask()
+        undecided = self._attention is Attention.PAUSED
+        answer = utterance.answer
+        probability = None if answer is None else answer.end_of_turn_probability
+        if not undecided and silence_ms >= required_silence_ms(turns, probability):
+            self._end_turn(utterance)
+
+    async def _watch_silence(self) -> None:
+        """A user who sends no audio is silent, too: some clients stop sending when they have nothing to say."""
+        while True:
+            await self._ports.clock.sleep_until(self._ports.clock.now() + _WATCH_S)
+            utterance = self._utterance
+            absent_ms = (self._ports.clock.now() - self._last_audio_at) * 1000
+            if utterance is not None and self._settings.turns.detect and absent_ms > 2 * _WATCH_S * 1000:
+                utterance.silence_ms = max(utterance.silence_ms, absent_ms)
+                self._on_silence(utterance, absent_ms)
+
+    def _bound(self, utterance: Utterance) -> None:
+        limits = self._settings.limits
+        left_s = limits.utterance_s - utterance.audio_s
+        if limits.utterance_s and left_s <= limits.warning_s and not utterance.warned:
+            utterance.warned = True
+            self._emit(events.LimitNear("utterance", left_s))
+        if limits.utterance_s and left_s <= 0:
+            if self._attention is Attention.PAUSED:
+                self._interrupt(utterance)
+            self._announce(utterance)
+            self._commit(utterance)
+
+    # --- utterances -------------------------------------------------------------------------------------------------
+
+    def _new_utterance(self, start_samples: int) -> Utterance:
+        timeline = Timeline(new_id("turn"), speech_start=self._ports.clock.now())
+        return Utterance(start_samples, timeline, end_samples=start_samples)
+
+    def _open_stream(self, utterance: Utterance) -> None:
+        settings = self._settings
+        self._utterance = utterance
+        utterance.stream = self._ports.recogniser.open(
+            RecognitionRequest(settings.session_id, settings.recogniser, settings.language, HEARING_RATE_HZ)
+        )
+        utterance.audio_bytes = 0
+        utterance.hear(self._ear.preroll())
+        utterance.listener = self._spawn(f"hear:{utterance.item_id}", self._listen(utterance))
+
+    def _announce(self, utterance: Utterance) -> None:
+        """Tell the client, once, that the user speaks; back-dated to the pre-roll's beginning."""
+        if utterance.announced:
+            return
+        utterance.announced = True
+        start_ms = max(0, utterance.start_ms - self._settings.turns.prefix_padding_ms)
+        self._emit(events.SpeechStarted(utterance.item_id, start_ms))
+        if self._live is None:
+            self._go(State.LISTENING)
+
+    async def _listen(self, utterance: Utterance) -> None:
+        """Take in a recogniser's results until the utterance is done with."""
+        assert utterance.stream is not None
+        try:
+            async for result in utterance.stream.results():
+                match result:
+                    case PartialTranscript():
+                        self._on_partial(utterance, result)
+                    case SpeculativeTranscript():
+                        self._on_answer(utterance, result)
+                    case FinalTranscript(transcript):
+                        self._complete(utterance, transcript)
+                if not self._waited_for(utterance):
+                    break
+        except AntiphonError as error:
+            self._fail_utterance(utterance, error)
+        finally:
+            await self._close_stream(utterance)
+
+    def _waited_for(self, utterance: Utterance) -> bool:
+        return utterance is self._utterance or utterance in self._awaited
+
+    def _on_partial(self, utterance: Utterance, partial: PartialTranscript) -> None:
+        utterance.partial = partial.text
+        if utterance.announced:
+            self._emit(events.TranscriptPartial(utterance.item_id, partial.text))
+
+    def _on_answer(self, utterance: Utterance, answer: SpeculativeTranscript) -> None:
+        if not utterance.answered(answer):
+            return
+        utterance.timeline.transcript = self._ports.clock.now()
+        if utterance.over:
+            self._complete(utterance, answer.transcript)
+        elif self._attention is Attention.PAUSED:
+            self._decide(utterance, answer.transcript)
+        elif self._live is None:
+            self._speculate(utterance, answer.transcript)
+
+    def _end_turn(self, utterance: Utterance) -> None:
+        """The user has finished: the client may be answered as soon as the transcript is there."""
+        self._announce(utterance)
+        self._emit(events.SpeechStopped(utterance.item_id, utterance.end_ms))
+        self._commit(utterance)
+
+    def _commit(self, utterance: Utterance) -> None:
+        utterance.timeline.turn_decided = self._ports.clock.now()
+        utterance.over = True
+        self._utterance = None
+        previous = self._history.add(Message(utterance.item_id, "user", spoken=True, status="in_progress"))
+        item = self._history.get(utterance.item_id)
+        assert item is not None
+        self._emit(events.UtteranceCommitted(utterance.item_id, previous))
+        self._emit(events.ItemAdded(item, previous))
+        self._awaited.append(utterance)
+        if self._live is None and self._state is State.LISTENING:
+            self._go(State.THINKING)
+        if utterance.answer is not None:
+            self._complete(utterance, utterance.answer.transcript)
+        elif not (utterance.asked and utterance.pending) and utterance.stream is not None:
+            utterance.stream.end()
+
+    def _complete(self, utterance: Utterance, transcript: Transcript) -> None:
+        """The transcript of a turn that is over."""
+        if utterance not in self._awaited:
+            return
+        self._awaited.remove(utterance)
+        text = transcript.text.strip()
+        if utterance.timeline.transcript is None:
+            utterance.timeline.transcript = self._ports.clock.now()
+        self._amend_user(utterance, text)
+        if text:
+            self._emit(events.TranscriptDelta(utterance.item_id, text))
+        self._emit(events.TranscriptDone(utterance.item_id, text, utterance.audio_s))
+        self._emit_item_done(utterance.item_id)
+        if not text:
+            self._emit(events.SpeechDismissed(utterance.item_id))
+        turns = self._settings.turns
+        speaks_on = self._utterance is not None and self._utterance.announced
+        if text and turns.detect and turns.create_response and not speaks_on:
+            self._answer(utterance)
+        else:
+            self._discard_speculation()
+            self._respond_or_rest(utterance.timeline)
+
+    def _fail_utterance(self, utterance: Utterance, error: AntiphonError) -> None:
+        if not self._waited_for(utterance):
+            return
+        logger.warning("utterance lost", extra={"session_id": self._settings.session_id, "reason": error.reason})
+        self._emit(events.Problem(error, "recogniser"))
+        if utterance in self._awaited:
+            self._awaited.remove(utterance)
+            self._amend_user(utterance, "")
+            self._emit(events.TranscriptFailed(utterance.item_id, error))
+            self._respond_or_rest(utterance.timeline)
+            return
+        self._utterance = None
+        self._restore_reply("noise")
+        if utterance.announced:
+            self._emit(events.SpeechDismissed(utterance.item_id))
+            if self._state is State.LISTENING:
+                self._go(State.IDLE)
+
+    def _amend_user(self, utterance: Utterance, text: str) -> None:
+        if self._history.get(utterance.item_id) is not None:  # the client may have deleted it
+            self._history.amend(utterance.item_id, text=text, status="completed")
+
+    def _drop_utterance(self) -> None:
+        utterance, self._utterance = self._utterance, None
+        self._discard_speculation()
+        if utterance is not None and utterance.listener is not None:
+            utterance.listener.cancel()
+
+    async def _close_stream(self, utterance: Utterance) -> None:
+        if utterance.stream is not None:
+            try:
+                async with asyncio.timeout(1.0):
+                    await utterance.stream.aclose()
+            except TimeoutError:
+                logger.warning("recogniser did not let go", extra={"session_id": self._settings.session_id})
+
+    # --- the floor --------------------------------------------------------------------------------------------------
+
+    @property
+    def _yielding(self) -> bool:
+        return self._live is not None and self._settings.turns.interrupt_response
+
+    def _duck(self, utterance: Utterance) -> None:
+        if self._live is None or not self._yielding:
+            return
+        self._attention = Attention.DUCKED
+        self._live.reply.set_gain_db(self._settings.turns.duck_db)
+        self._live.reply.timeline.ducked = self._ports.clock.now()
+        self._emit(events.ReplyDucked(self._live.reply.id, utterance.start_ms))
+
+    def _hold_reply(self) -> bool:
+        """Pause the live reply; False when there is none, and the user has the floor at once."""
+        if self._live is None:
+            return False
+        if self._yielding:
+            reply = self._live.reply
+            reply.pause()
+            reply.timeline.paused = self._ports.clock.now()
+            self._attention = Attention.PAUSED
+            self._asked_at_ms = 0.0
+            self._emit(events.ReplyPaused(reply.id, reply.position_samples))
+        return True
+
+    def _restore_reply(self, cause: Literal["noise", "backchannel"]) -> None:
+        if self._live is None or self._attention is Attention.FULL:
+            return
+        self._attention = Attention.FULL
+        reply = self._live.reply
+        reply.resume()
+        self._emit(events.ReplyResumed(reply.id, reply.position_samples, cause))
+
+    def _look_for_words(self, utterance: Utterance) -> None:
+        """The user talks on over a paused reply: long enough to be more than a backchannel, if there are words."""
+        if not utterance.pending and utterance.voiced_ms - self._asked_at_ms >= _ASK_AGAIN_MS:
+            self._asked_at_ms = utterance.voiced_ms
+            utterance.ask()
+
+    def _decide(self, utterance: Utterance, transcript: Transcript) -> None:
+        """What was said over the paused reply is known: give the floor, or take it back."""
+        verdict = judge(self._settings.turns, utterance.voiced_ms, transcript)
+        if verdict is Verdict.WORDS:
+            self._interrupt(utterance)
+            if utterance.silence_ms > 0 and utterance.answer is not None:
+                self._speculate(utterance, transcript)
+            return
+        if utterance.silence_ms == 0:
+            return  # still voiced, still no words: it is looked at again
+        self._utterance = None
+        self._restore_reply("noise" if verdict is Verdict.NOISE else "backchannel")
+
+    def _interrupt(self, utterance: Utterance) -> None:
+        """Give the user the floor: the reply is stopped first, then the client is told."""
+        if self._live is None:
+            return
+        self._live.reply.timeline.stopped = self._ports.clock.now()
+        self._live.task.cancel()
+        self._announce(utterance)
+        if self._state is State.SPEAKING:
+            self._go(State.BARGED_IN)
+        self._stop_reply("turn_detected")
+        self._go(State.LISTENING)
+
+    def _stop_reply(self, reason: events.DoneReason, client_end_ms: int | None = None) -> None:
+        live, self._live = self._live, None
+        self._attention = Attention.FULL
+        if live is not None:
+            live.task.cancel()
+            live.reply.stop(reason, client_end_ms)
+            self._emit(events.TurnCompleted(live.reply.timeline))
+
+    # --- replies ----------------------------------------------------------------------------------------------------
+
+    def _speculate(self, utterance: Utterance, transcript: Transcript) -> None:
+        """Think and synthesise already, while it is not decided that the user has finished."""
+        text = transcript.text.strip()
+        turns = self._settings.turns
+        self._discard_speculation()
+        if text and turns.create_response and self._live is None and not self._awaited:
+            said = Message(utterance.item_id, "user", text, spoken=True)
+            self._speculation = self._begin(
+                ResponseOptions(), (*self._history.snapshot(), said), utterance.timeline, "speculate"
+            )
+            utterance.timeline.speculative = True
+
+    def _discard_speculation(self) -> None:
+        speculation, self._speculation = self._speculation, None
+        if speculation is not None:
+            timeline = speculation.reply.timeline
+            timeline.speculative = False
+            timeline.first_token = timeline.first_audio_ready = None
+            speculation.reply.stop("turn_detected")
+            speculation.task.cancel()
+
+    def _answer(self, utterance: Utterance) -> None:
+        if self._live is not None:
+            self._respond_next = ResponseOptions()
+            return
+        speculation, self._speculation = self._speculation, None
+        live = speculation or self._begin(ResponseOptions(), self._history.snapshot(), utterance.timeline, "reply")
+        self._take_floor(live)
+
+    def _begin(self, options: ResponseOptions, history: tuple[Item, ...], timeline: Timeline, name: str) -> _Live:
+        self._generation += 1
+        plan = self._plan(options, history)
+        reply = Reply(plan, self._ports, self._history, timeline, self._emit, self._on_audible)
+        task = self._spawn(f"{name}:{reply.id}", self._make(reply))
+        return _Live(reply, task)
+
+    def _plan(self, options: ResponseOptions, history: tuple[Item, ...]) -> ReplyPlan:
+        settings = self._settings
+        audio = settings.audio_output if options.audio_output is None else options.audio_output
+        request = ReplyRequest(
+            settings.session_id,
+            history,
+            settings.instructions if options.instructions is None else options.instructions,
+            settings.tools if options.tools is None else options.tools,
+            settings.tool_choice if options.tool_choice is None else options.tool_choice,
+            options.max_output_tokens or settings.max_output_tokens,
+        )
+        synthesis = SynthesisRequest(
+            settings.session_id,
+            settings.voice_model,
+            settings.voice if options.voice is None else options.voice,
+            settings.language,
+            settings.output_rate_hz,
+            settings.speed,
+        )
+        return ReplyPlan(
+            request,
+            synthesis if audio else None,
+            self._generation,
+            settings.limits.reply_start_s,
+            settings.apology,
+            settings.lead_ms,
+            options.metadata,
+        )
+
+    def _take_floor(self, live: _Live) -> None:
+        self._live = live
+        if self._state is not State.THINKING:
+            self._go(State.THINKING)
+        live.reply.commit()
+        if live.reply.message_id is not None:
+            self._remember(live.reply)
+
+    async def _make(self, reply: Reply) -> None:
+        await reply.run()
+        if self._live is not None and self._live.reply is reply:
+            self._live = None
+            self._attention = Attention.FULL
+            self._remember(reply)
+            self._respond_or_rest(reply.timeline)
+
+    def _respond_or_rest(self, timeline: Timeline) -> None:
+        """A turn is over: answer what came meanwhile, or wait."""
+        self._emit(events.TurnCompleted(timeline))
+        options, self._respond_next = self._respond_next, None
+        if self._live is not None:
+            self._respond_next = options
+        elif options is not None:
+            self.respond(options)
+        elif self._utterance is None or not self._utterance.announced:
+            self._go(State.THINKING if self._awaited else State.IDLE)
+
+    def _on_audible(self) -> None:
+        self._go(State.SPEAKING)
+        if self._live is not None:
+            self._remember(self._live.reply)
+
+    def _remember(self, reply: Reply) -> None:
+        if reply.message_id is not None:
+            self._replies[reply.message_id] = reply
+            while len(self._replies) > _REMEMBERED_REPLIES:
+                del self._replies[next(iter(self._replies))]
+
+    # --- what a client asks for -------------------------------------------------------------------------------------
 
     def add_item(self, item: Item, after: str | None = None) -> None:
         """Put an item into the history (`item_create_duplicate_item_id`, `item_create_invalid_previous_item_id`)."""
+        try:
+            previous = self._history.add(item, after)
+        except ValueError:
+            raise ClientError("item_create_duplicate_item_id", f"There is an item {item.id!r} already.") from None
+        except KeyError:
+            raise ClientError("item_create_invalid_previous_item_id", f"There is no item {after!r}.") from None
+        self._last_activity_at = self._ports.clock.now()
+        self._emit(events.ItemAdded(item, previous))
+        self._emit(events.ItemDone(item, previous))
 
     def delete_item(self, item_id: str) -> None:
         """Remove an item (`item_delete_invalid_item_id`)."""
+        try:
+            self._history.remove(item_id)
+        except KeyError:
+            raise ClientError("item_delete_invalid_item_id", f"There is no item {item_id!r}.") from None
+        self._emit(events.ItemDeleted(item_id))
 
     def truncate_item(self, item_id: str, audio_end_ms: int) -> None:
         """Say what was heard of a reply (`item_truncate_invalid_item_id`); clamped to what was played.
 
         A live reply is stopped by it.
         """
+        reply = self._replies.get(item_id)
+        if reply is None:
+            raise ClientError("item_truncate_invalid_item_id", f"There is no spoken item {item_id!r} to truncate.")
+        if self._live is not None and self._live.reply is reply:
+            self._stop_reply("client_cancelled", audio_end_ms)
+            self._rest()
+        else:
+            reply.truncate(audio_end_ms)
 
     def respond(self, options: ResponseOptions) -> None:
         """Reply now (`conversation_already_has_active_response`)."""
+        if self._live is not None:
+            raise ClientError(
+                "conversation_already_has_active_response",
+                "A reply is live: cancel it first (response.cancel), or wait for response.done.",
+            )
+        self._last_activity_at = self._ports.clock.now()
+        if self._awaited:  # what the user just said belongs to what is answered
+            self._respond_next = options
+            return
+        self._discard_speculation()
+        timeline = Timeline(new_id("turn"))
+        self._take_floor(self._begin(options, self._history.snapshot(), timeline, "reply"))
 
     def cancel_response(self, response_id: str | None = None) -> None:
         """Stop the live reply (`response_cancel_not_active` when there is none, or not this one)."""
+        if self._live is None or response_id not in (None, self._live.reply.id):
+            raise ClientError("response_cancel_not_active", "Cancellation failed: no such reply is live.")
+        self._stop_reply("client_cancelled")
+        self._rest()
+
+    def _rest(self) -> None:
+        """After a reply was stopped by the client: the floor is the user's if the user speaks, else nobody's."""
+        if self._utterance is not None and self._utterance.stream is not None:
+            if self._state is State.SPEAKING:
+                self._go(State.BARGED_IN)
+            self._announce(self._utterance)
+        else:
+            self._go(State.IDLE)
+
+    # --- limits and housekeeping ------------------------------------------------------------------------------------
+
+    async def _watch_limits(self) -> None:
+        limits, clock = self._settings.limits, self._ports.clock
+        session_end = clock.now() + limits.session_s if limits.session_s else None
+        warned: set[str] = set()
+        while True:
+            if self._live is not None or self._utterance is not None:
+                self._last_activity_at = clock.now()
+            limits = self._settings.limits
+            idle_end = self._last_activity_at + limits.idle_s if limits.idle_s else None
+            for limit, end in (("idle", idle_end), ("session", session_end)):
+                self._approach(limit, end, warned)
+            await clock.sleep_until(clock.now() + 1.0)
+
+    def _approach(self, limit: str, end: float | None, warned: set[str]) -> None:
+        if end is None:
+            return
+        name: Literal["idle", "session"] = "idle" if limit == "idle" else "session"
+        left_s = end - self._ports.clock.now()
+        if left_s > self._settings.limits.warning_s:
+            warned.discard(limit)
+        elif limit not in warned:
+            warned.add(limit)
+            self._emit(events.LimitNear(name, left_s))
+        if left_s <= 0 and not self._closing.is_set():
+            self._end_reason = name
+            self._closing.set()
+
+    def _emit_item_done(self, item_id: str) -> None:
+        item = self._history.get(item_id)
+        if item is not None:
+            self._emit(events.ItemDone(item, self._history.before(item_id)))
+
+    def _go(self, new: State) -> None:
+        if new is not self._state:
+            check_transition(self._state, new)
+            old, self._state = self._state, new
+            self._emit(events.StateChanged(old, new))
+
+    def _spawn(self, name: str, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        if self._tasks is None:
+            work.close()
+            raise RuntimeError("the conversation does not run")
+        return self._tasks.create_task(work, name=name)

@@ -64,6 +64,14 @@ class UtteranceCleared:
 
 
 @dataclass(frozen=True, slots=True)
+class TranscriptPartial:
+    """What the user has said up to now, as far as it is understood: all of it may still be taken back."""
+
+    item_id: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class TranscriptDelta:
     """More of what the user said: only text that will not be taken back."""
 
@@ -300,6 +308,7 @@ Event = (
     | SpeechDismissed
     | UtteranceCommitted
     | UtteranceCleared
+    | TranscriptPartial
     | TranscriptDelta
     | TranscriptDone
     | TranscriptFailed

@@ -80,6 +80,11 @@ class History:
         self._items.insert(index, item)
         return self._items[index - 1].id if index else None
 
+    def before(self, item_id: str) -> str | None:
+        """The id of the item before another. Raises `KeyError` when it is not there."""
+        index = self._index(item_id)
+        return self._items[index - 1].id if index else None
+
     def replace(self, item: Item) -> None:
         """Put a new version of an item in its place. Raises `KeyError` when it is not there."""
         self._items[self._index(item.id)] = item

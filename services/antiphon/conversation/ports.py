@@ -276,10 +276,12 @@ class FunctionCallDelta:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What the reply cost, where the responder says so; the last part."""
+    """How the reply ended: what it cost, where the responder says so; the last part."""
 
     input_tokens: int = 0
     output_tokens: int = 0
+    truncated: bool = False
+    """The reply was cut at the limit of output tokens."""
 
 
 ReplyPart = TextDelta | FunctionCallDelta | Usage

@@ -1,0 +1,382 @@
+"""One reply: what a responder thinks of, spoken as it comes, paced, and stopped at any word.
+
+A reply may begin before the turn is decided. Until `commit` it thinks and synthesises but shows nothing: every effect
+that the world could see waits in order.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from antiphon.contracts.errors import AntiphonError, Reason
+from antiphon.conversation import events
+from antiphon.conversation.items import FunctionCall, History, Item, Message, new_id
+from antiphon.conversation.playout import Playout
+from antiphon.conversation.ports import (
+    ClauseBegins,
+    ClauseWords,
+    FunctionCallDelta,
+    Ports,
+    ReplyRequest,
+    SpeechAudio,
+    SynthesisRequest,
+    SynthesisStream,
+    TextDelta,
+    Usage,
+)
+from antiphon.conversation.spoken import SpokenText
+from antiphon.conversation.timeline import Timeline
+
+_PLAYED_EVERY_SAMPLES = 4_800
+"""How often the worker is told the playout position: 100 to 200 ms, small beside its lead of 2 s."""
+
+_CLOSE_S = 1.0
+"""How long a stream may take to be stopped before it is left to its own cancellation."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReplyPlan:
+    """What one reply is to be."""
+
+    request: ReplyRequest
+    synthesis: SynthesisRequest | None
+    """None: text alone."""
+    generation: int
+    start_timeout_s: float
+    apology: str
+    lead_ms: int
+    metadata: dict[str, str] | None = None
+
+
+class Reply:
+    """One reply in the making.
+
+    `run` ends when the last frame was sent, or when it is cancelled; `stop` shows the world how it ended, at once, and
+    the caller then cancels `run`.
+    """
+
+    def __init__(
+        self,
+        plan: ReplyPlan,
+        ports: Ports,
+        history: History,
+        timeline: Timeline,
+        emit: Callable[[events.Event], None],
+        on_audible: Callable[[], None],
+    ) -> None:
+        self.id = new_id("resp")
+        self.timeline = timeline
+        self.done = False
+        self._plan = plan
+        self._ports = ports
+        self._history = history
+        self._emit = emit
+        self._on_audible = on_audible
+        self._withheld: list[Callable[[], None]] | None = []
+        self._committed = asyncio.Event()
+        self._outputs: list[Item] = []
+        self._message: Message | None = None
+        self._message_index = 0
+        self._previous_item_id: str | None = None
+        self._call_deltas: dict[str, FunctionCall] = {}
+        self._spoken = SpokenText()
+        self._shown = 0
+        self._reported_samples = 0
+        self._usage = Usage()
+        self._error: AntiphonError | None = None
+        self._stream: SynthesisStream | None = None
+        self._voice_opened = asyncio.Event()
+        self._voice_failed = False
+        self._paused = False
+        rate_hz = plan.synthesis.sample_rate_hz if plan.synthesis else 24_000
+        self._playout = Playout(ports.clock, rate_hz, plan.lead_ms, self._send_frame)
+        self._rate_hz = rate_hz
+        self._do(lambda: emit(events.ResponseCreated(self.id, plan.metadata, plan.synthesis is not None)))
+
+    # --- driven by the conversation ---------------------------------------------------------------------------------
+
+    @property
+    def message_id(self) -> str | None:
+        """The item that holds what is said, once there is one."""
+        return None if self._message is None else self._message.id
+
+    @property
+    def position_samples(self) -> int:
+        """The next sample that would leave."""
+        return self._playout.sent_samples
+
+    def commit(self) -> None:
+        """The turn is decided for this reply: show what waited, and let it sound."""
+        withheld, self._withheld = self._withheld or [], None
+        for effect in withheld:
+            effect()
+        self._committed.set()
+
+    def set_gain_db(self, gain_db: float) -> None:
+        """Lower or restore the voice, without a click."""
+        self._playout.set_gain(10 ** (gain_db / 20))
+
+    def pause(self) -> None:
+        """Hold the voice after the frame that just left."""
+        self._paused = True
+        self._playout.pause()
+        if self._stream is not None:
+            self._stream.pause()
+
+    def resume(self) -> None:
+        """Full voice again, from the next sample."""
+        self._playout.set_gain(1.0)
+        if self._paused:
+            self._paused = False
+            self._playout.resume()
+            if self._stream is not None:
+                self._stream.resume()
+
+    def stop(self, reason: events.DoneReason, client_end_ms: int | None = None) -> None:
+        """End it here: the history keeps what was heard. Silent for a reply that was never committed."""
+        if self.done:
+            return
+        self.done = True
+        self._playout.pause()
+        if self._withheld is not None:
+            return
+        if self._message is not None and self._plan.synthesis is not None:
+            self.truncate(client_end_ms)
+        elif self._message is not None:
+            self._amend(self._spoken.text, "incomplete")
+        self._finish_message()
+        self._emit_done("cancelled", reason)
+
+    def truncate(self, client_end_ms: int | None = None) -> None:
+        """Make the history hold what was heard: at most what was played, and at most what the client says."""
+        if self._message is None:
+            return
+        heard_samples = self._playout.heard_samples
+        if client_end_ms is not None:
+            heard_samples = min(heard_samples, client_end_ms * self._rate_hz // 1000)
+        text = self._spoken.heard(heard_samples)
+        self._amend(text, "incomplete")
+        self._emit(events.ItemTruncated(self._message.id, heard_samples * 1000 // self._rate_hz, text))
+
+    async def run(self) -> None:
+        """Think, speak and play until the last frame was sent. Faults of its ports end it as a failed reply."""
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._think(), name="think")
+                if self._plan.synthesis is not None:
+                    tasks.create_task(self._speak(), name="speak")
+                    tasks.create_task(self._play(), name="play")
+                else:
+                    tasks.create_task(self._committed.wait(), name="commit")
+            if not self.done:
+                self._end()
+        finally:
+            await self._close_stream()
+
+    # --- thinking ---------------------------------------------------------------------------------------------------
+
+    async def _think(self) -> None:
+        parts = self._ports.responder.respond(self._plan.request)
+        try:
+            async with asyncio.timeout(self._plan.start_timeout_s) as start:
+                async for part in parts:
+                    if self.timeline.first_token is None:
+                        self.timeline.first_token = self._ports.clock.now()
+                        start.reschedule(None)
+                    self._take(part)
+        except TimeoutError:
+            self._apologise(AntiphonError(Reason.TIMEOUT, "The responder did not begin to answer in time."))
+        except AntiphonError as error:
+            self._apologise(error)
+        finally:
+            aclose = getattr(parts, "aclose", None)
+            if aclose is not None:
+                await aclose()
+        if self._error is None:
+            for call in self._call_deltas.values():
+                self._finish_call(call)
+        if self._stream is not None:
+            self._stream.end()
+        self._voice_opened.set()
+
+    def _take(self, part: TextDelta | FunctionCallDelta | Usage) -> None:
+        match part:
+            case TextDelta(text):
+                self._say(text)
+            case FunctionCallDelta():
+                self._call(part)
+            case Usage():
+                self._usage = part
+
+    def _say(self, text: str) -> None:
+        if not text:
+            return
+        if self._message is None:
+            self._start_message()
+        self._spoken.push(text)
+        if self._plan.synthesis is None:
+            message = self._message
+            assert message is not None
+            delta = events.OutputText(self.id, message.id, self._message_index, text)
+            self._do(lambda: self._emit(delta))
+            return
+        if self._stream is None:
+            self._stream = self._ports.synthesiser.open(self._plan.synthesis)
+            self._voice_opened.set()
+        self._stream.push_text(text)
+
+    def _apologise(self, error: AntiphonError) -> None:
+        self._error = error
+        self._do(lambda: self._emit(events.Problem(error, "responder")))
+        if not self._spoken.text and self._plan.apology:
+            self._say(self._plan.apology)
+
+    # --- tools ------------------------------------------------------------------------------------------------------
+
+    def _call(self, part: FunctionCallDelta) -> None:
+        call = self._call_deltas.get(part.call_id)
+        if call is None:
+            call = FunctionCall(new_id("item"), part.call_id, part.name, status="in_progress")
+            self._call_deltas[part.call_id] = call
+            index, started = len(self._outputs), call
+            self._outputs.append(call)
+            self._do(lambda: self._emit(self._started(index, started)))
+        if part.arguments:
+            index = self._index(call)
+            self._call_deltas[part.call_id] = call = replace(call, arguments=call.arguments + part.arguments)
+            delta = events.FunctionCallArguments(self.id, call.id, index, call.call_id, part.arguments)
+            self._do(lambda: self._emit(delta))
+
+    def _started(self, index: int, call: FunctionCall) -> events.FunctionCallStarted:
+        return events.FunctionCallStarted(self.id, index, call, self._history.add(call))
+
+    def _finish_call(self, call: FunctionCall) -> None:
+        index = self._index(call)
+        finished = replace(call, status="completed")
+        self._outputs[index] = finished
+
+        def effect() -> None:
+            self._history.replace(finished)
+            previous = self._history.before(finished.id)
+            self._emit(events.FunctionCallDone(self.id, index, finished, previous))
+
+        self._do(effect)
+
+    def _index(self, item: Item) -> int:
+        return next(index for index, known in enumerate(self._outputs) if known.id == item.id)
+
+    # --- speaking ---------------------------------------------------------------------------------------------------
+
+    async def _speak(self) -> None:
+        await self._voice_opened.wait()
+        if self._stream is not None:
+            try:
+                async for part in self._stream.parts():
+                    self._queue(part)
+            except AntiphonError as error:
+                self._fail_voice(error)
+        self._playout.finish()
+
+    def _queue(self, part: ClauseBegins | SpeechAudio | ClauseWords) -> None:
+        match part:
+            case SpeechAudio(pcm):
+                if self.timeline.first_audio_ready is None:
+                    self.timeline.first_audio_ready = self._ports.clock.now()
+                self._playout.append(pcm)
+            case ClauseBegins():
+                again = self._spoken.clause_start(part.index)
+                if again is not None:  # its worker was replaced: what was not sent of it is void
+                    self._playout.drop_after(again)
+                self._spoken.begin_clause(part, self._playout.queued_end_samples)
+            case ClauseWords():
+                self._spoken.add_words(part)
+
+    def _fail_voice(self, error: AntiphonError) -> None:
+        self._error = error
+        self._voice_failed = True
+        self._do(lambda: self._emit(events.Problem(error, "synthesiser")))
+
+    async def _play(self) -> None:
+        await self._committed.wait()
+        await self._playout.run()
+
+    def _send_frame(self, pcm: bytes, position: int) -> None:
+        message = self._message
+        assert message is not None  # audio comes of text, and text begins the message
+        if position == 0:
+            self.timeline.first_audio = self._ports.clock.now()
+            self._on_audible()
+        self._emit(events.OutputAudio(self.id, message.id, self._message_index, pcm, position, self._plan.generation))
+        sent = self._playout.sent_samples
+        self._show(self._spoken.begun(sent))
+        if self._stream is not None and sent - self._reported_samples >= _PLAYED_EVERY_SAMPLES:
+            self._reported_samples = sent
+            self._stream.played(sent + self._playout.dropped_samples)
+
+    def _show(self, offset: int) -> None:
+        if offset <= self._shown or self._message is None:
+            return
+        delta, self._shown = self._spoken.text[self._shown : offset], offset
+        self._emit(events.OutputTranscript(self.id, self._message.id, self._message_index, delta))
+
+    # --- the message and the end ------------------------------------------------------------------------------------
+
+    def _start_message(self) -> None:
+        spoken = self._plan.synthesis is not None
+        message = Message(new_id("item"), "assistant", spoken=spoken, status="in_progress")
+        self._message, self._message_index = message, len(self._outputs)
+        self._outputs.append(message)
+
+        def effect() -> None:
+            self._previous_item_id = self._history.add(message)
+            started = events.OutputMessageStarted(self.id, self._message_index, message, self._previous_item_id)
+            self._emit(started)
+
+        self._do(effect)
+
+    def _amend(self, text: str, status: str) -> None:
+        assert self._message is not None
+        self._message = replace(self._message, text=text, status="completed" if status == "completed" else "incomplete")
+        self._outputs[self._message_index] = self._message
+        if self._history.get(self._message.id) is not None:  # the client may have deleted it
+            self._history.replace(self._message)
+
+    def _finish_message(self) -> None:
+        if self._message is not None:
+            index = self._message_index
+            self._emit(events.OutputMessageDone(self.id, index, self._message, self._previous_item_id))
+
+    def _end(self) -> None:
+        self.done = True
+        if self._message is not None:
+            if not self._voice_failed:
+                self._show(len(self._spoken.text))
+                self._amend(self._spoken.text, "completed")
+            else:
+                self._amend(self._spoken.heard(self._playout.sent_samples), "incomplete")
+        self._finish_message()
+        self._emit_done("failed" if self._error else "completed", "error" if self._error else "")
+
+    def _emit_done(self, status: events.DoneStatus, reason: events.DoneReason) -> None:
+        self.timeline.reply_end = self._ports.clock.now()
+        audio = self._plan.synthesis is not None
+        outputs: Sequence[Item] = self._outputs
+        self._emit(
+            events.ResponseDone(
+                self.id, status, reason, tuple(outputs), self._plan.metadata, audio, self._usage, self._error
+            )
+        )
+
+    def _do(self, effect: Callable[[], None]) -> None:
+        if self._withheld is None:
+            effect()
+        else:
+            self._withheld.append(effect)
+
+    async def _close_stream(self) -> None:
+        if self._stream is not None:
+            try:
+                async with asyncio.timeout(_CLOSE_S):
+                    await self._stream.aclose()
+            except TimeoutError:
+                pass
