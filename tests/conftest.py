@@ -11,6 +11,12 @@ UNIT_LIMIT_S = 2
 SETTLE_S = 1.0
 
 
+def pytest_configure() -> None:
+    # looptime asks for the event loop around every test, plain functions too; without this answer asyncio would make
+    # one there that nobody closes.
+    asyncio.set_event_loop(None)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         marks = [name for name in CATEGORIES if item.get_closest_marker(name)]
