@@ -1,0 +1,195 @@
+"""A registry, workers and an orchestrator on this machine, as one thing that starts and ends."""
+
+import asyncio
+import json
+import tempfile
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+import aiohttp
+import yaml
+
+from antiphon.cli.children import Child
+from antiphon.cli.embedded import UpOptions, complete_config, wants_own_registry
+from antiphon.cli.running import Running
+from antiphon.contracts.errors import AntiphonError, Reason
+from antiphon.orchestrator.config import OrchestratorConfig
+from antiphon.registry.embedded import EmbeddedValkey
+from antiphon.registry.records import ModelRecord, ResidentModel
+from antiphon.registry.snapshot import RegistryReader, Snapshot
+from antiphon.registry.writer import RegistryWriter
+
+POOL = "local"
+GRACE_S = 5.0
+"""For running conversations, once it is told to end; then for running streams."""
+_POLL_S = 0.1
+_START_S = 60.0
+
+
+class Deployment:
+    """What runs, and how to reach it."""
+
+    def __init__(self, config: OrchestratorConfig, reader: RegistryReader, children: list[Child]) -> None:
+        self.config = config
+        self.children = children
+        self.url = ""
+        """Where the orchestrator listens; empty before it does."""
+        self._reader = reader
+        self._listening = asyncio.Event()
+
+    def announced(self, line: str) -> None:
+        """Take the orchestrator's first words: its address."""
+        if line.startswith("http"):
+            self.url = line
+            self._listening.set()
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """What the registry says now."""
+        return self._reader.snapshot
+
+    def loading(self) -> dict[str, float]:
+        """How far each model is on its way, 0 to 1, by the worker that is furthest behind.
+
+        Raises:
+            AntiphonError: LOAD_FAILED when a worker cannot load one.
+        """
+        progress = {spec.name: 1.0 for spec in self.config.models if spec.residency.policy != "OnDemand"}
+        workers = [worker.lease for worker in self.snapshot.workers.values() if worker.lease is not None]
+        for name in progress:
+            held = [lease.resident(name) for lease in workers] or [None]
+            if any(model is not None and model.state == "failed" for model in held):
+                raise AntiphonError(Reason.LOAD_FAILED, f"The model {name} cannot be loaded: see {self._logs()}.")
+            progress[name] = min(_progress(model) for model in held)
+        return progress
+
+    async def ready(self) -> None:
+        """Wait until it takes calls: every model loaded, the orchestrator listening.
+
+        Raises:
+            AntiphonError: When a model cannot be loaded, or the orchestrator does not come up.
+        """
+        async with asyncio.timeout(_START_S):
+            await self._listening.wait()
+        snapshot = self.snapshot
+        while min(self.loading().values(), default=1.0) < 1.0:
+            snapshot = await self._reader.changed(snapshot.version)
+        await self._answers()
+        for child in self.children:
+            child.settled = True
+
+    async def _answers(self) -> None:
+        async with aiohttp.ClientSession() as http:
+            for _ in range(round(_START_S / _POLL_S)):
+                try:
+                    async with http.get(f"{self.url}/readyz") as response:
+                        if response.status == 200:
+                            return
+                        told = await response.text()
+                except aiohttp.ClientError as error:
+                    told = str(error)
+                await asyncio.sleep(_POLL_S)
+        raise AntiphonError(Reason.NO_WORKER, f"The orchestrator does not get ready: {told.strip()}")
+
+    def _logs(self) -> str:
+        return ", ".join(str(child.log) for child in self.children if child.name.startswith("worker"))
+
+
+def _progress(model: ResidentModel | None) -> float:
+    if model is None:
+        return 0.0
+    return 1.0 if model.state in ("warm", "in_use") else min(model.progress, 0.99)
+
+
+@asynccontextmanager
+async def deployed(options: UpOptions, warn: Callable[[str], None]) -> AsyncIterator[Deployment]:
+    """Everything started; not yet ready. Leaving the block, or cancelling it, ends all of it within the grace.
+
+    Args:
+        options: What to start.
+        warn: Told, in a sentence, of what goes wrong and is mended.
+
+    Raises:
+        AntiphonError: For options or a file that are not valid, or a part that does not start.
+    """
+    config = complete_config(options)
+    async with AsyncExitStack() as stack:
+        if wants_own_registry(config, options):
+            valkey = await stack.enter_async_context(EmbeddedValkey())
+            config = config.model_copy(update={"registry": config.registry.model_copy(update={"url": valkey.url})})
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="antiphon-up-")))
+        reader = RegistryReader(config.registry.url, config.registry.namespace)
+        deployment = Deployment(config, reader, [])
+        deployment.children += _children(deployment, options, folder, warn)
+        running = Running(options.data_dir, config.registry.url, config.registry.namespace)
+        async with asyncio.TaskGroup() as tasks:
+            kept = [tasks.create_task(_write(config), name="registry-writer")]
+            kept += [tasks.create_task(reader.run(), name="registry-reader")]
+            kept += [tasks.create_task(child.supervise(), name=child.name) for child in deployment.children]
+            try:
+                with running.noted():
+                    yield deployment
+            finally:
+                await _stop(deployment.children)
+                for task in kept:
+                    task.cancel()
+
+
+async def _write(config: OrchestratorConfig) -> None:
+    writer = RegistryWriter(config.registry.url, config.registry.namespace, adopt=POOL)
+    writer.set_models(ModelRecord.of(spec) for spec in config.models)
+    await writer.run()
+
+
+async def _stop(children: list[Child]) -> None:
+    """First the orchestrator, which ends the calls; then the workers, which are then idle."""
+    for first in (True, False):
+        await asyncio.gather(
+            *(child.stop(GRACE_S + 1) for child in children if (child.name == "orchestrator") is first)
+        )
+
+
+def _children(deployment: Deployment, options: UpOptions, folder: Path, warn: Callable[[str], None]) -> list[Child]:
+    config = deployment.config
+    logs = options.data_dir / "logs"
+    logs.mkdir(parents=True, exist_ok=True)
+    server = config.server.model_copy(update={"drain_grace_s": min(config.server.drain_grace_s, GRACE_S)})
+    file = folder / "config.yaml"
+    told = config.model_copy(update={"server": server}).model_dump(mode="json", by_alias=True, exclude_none=True)
+    file.write_text(yaml.safe_dump(told))
+    orchestrator = Child(
+        "orchestrator",
+        ["orchestrator", "--config", str(file)],
+        environment={},
+        log=_fresh(logs / "orchestrator.log"),
+        warn=warn,
+        announce=deployment.announced,
+    )
+    return [orchestrator, *(_worker(config, options, number, logs, warn) for number in range(1, options.workers + 1))]
+
+
+def _worker(
+    config: OrchestratorConfig, options: UpOptions, number: int, logs: Path, warn: Callable[[str], None]
+) -> Child:
+    name = f"worker-{number}"
+    models = [spec.model_dump(mode="json", by_alias=True, exclude_none=True) for spec in config.models]
+    told = {
+        "WORKER_ID": name,
+        "PORT": "0",
+        "METRICS_PORT": "0",
+        "MODELS": json.dumps(models),
+        "REDIS_URL": config.registry.url,
+        "NAMESPACE": config.registry.namespace,
+        "CACHE": str(options.data_dir / "models"),
+        "DRAIN_TIMEOUT_S": str(GRACE_S),
+    }
+    if config.workers.token_file is not None:
+        told["TOKEN_FILE"] = str(config.workers.token_file)
+    environment = {f"ANTIPHON_WORKER_{key}": value for key, value in told.items()}
+    return Child(name, ["worker"], environment=environment, log=_fresh(logs / f"{name}.log"), warn=warn)
+
+
+def _fresh(log: Path) -> Path:
+    log.write_bytes(b"")
+    return log

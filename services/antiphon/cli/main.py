@@ -1,0 +1,290 @@
+"""The `antiphon` command: every command on one page. Heavy imports are inside, so that `--help` is quick."""
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Coroutine
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from antiphon.cli.api import Server
+    from antiphon.cli.running import Running
+
+
+def examples(*commands: str) -> str:
+    """The end of a command's help: lines to copy."""
+    return "Examples:\n\n" + "\n\n".join(f"[green]{command}[/]" for command in commands)
+
+
+app = typer.Typer(
+    name="antiphon",
+    help="Realtime, full-duplex voice that you host yourself.\n\n"
+    "Begin with [bold]antiphon up[/] in one terminal and [bold]antiphon talk[/] in another.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+
+URL = "http://127.0.0.1:8080"
+DATA_DIR = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "antiphon"
+
+Url = Annotated[
+    str, typer.Option(help="The server's base address; any Realtime server will do.", envvar="ANTIPHON_URL")
+]
+Key = Annotated[str, typer.Option(help="API key, where the server wants one.", envvar="ANTIPHON_API_KEY")]
+DataDir = Annotated[Path, typer.Option(help="Where models, logs and notes are kept.", envvar="ANTIPHON_DATA_DIR")]
+Redis = Annotated[str | None, typer.Option(help="The registry, as redis://host:port/0. Default: a private one.")]
+Host = Annotated[str | None, typer.Option(help="Address to listen on; beyond this machine it needs API keys.")]
+Port = Annotated[int | None, typer.Option(help="Port to listen on. Default: 8080; 0: any free one.")]
+Config = Annotated[
+    Path | None, typer.Option(help="YAML file of assistants, models and aliases; docs/examples holds some.")
+]
+Voice = Annotated[
+    str | None, typer.Option(help="A Piper voice, such as en_US-lessac-medium, or the path of an .onnx file.")
+]
+LlmUrl = Annotated[str | None, typer.Option(help="An OpenAI-compatible chat server that thinks of what to say.")]
+LlmModel = Annotated[str | None, typer.Option(help="The model to ask for there.")]
+LlmKeyEnv = Annotated[str | None, typer.Option(help="The environment variable that holds that server's key.")]
+Instructions = Annotated[str | None, typer.Option(help="What the assistant is told to be.")]
+Workers = Annotated[int, typer.Option(min=1, max=64, help="Worker processes; each holds every model.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Watch = Annotated[bool, typer.Option("--watch", help="Print again at every change, until Ctrl-C.")]
+
+
+class TranscriptFormat(StrEnum):
+    """How a transcript is written."""
+
+    TEXT = "text"
+    JSON = "json"
+    SRT = "srt"
+    VTT = "vtt"
+    VERBOSE_JSON = "verbose_json"
+
+
+@app.command(
+    rich_help_panel="Serve",
+    epilog=examples(
+        "antiphon up",
+        "antiphon up --voice en_US-lessac-medium",
+        'antiphon up --llm-url http://127.0.0.1:11434/v1 --llm-model llama3.2 --instructions "Be brief."',
+        "antiphon up --config docs/examples/assistants.yaml --workers 2",
+    ),
+)
+def up(
+    host: Host = None,
+    port: Port = None,
+    config: Config = None,
+    voice: Voice = None,
+    llm_url: LlmUrl = None,
+    llm_model: LlmModel = None,
+    llm_key_env: LlmKeyEnv = None,
+    instructions: Instructions = None,
+    redis: Redis = None,
+    workers: Workers = 1,
+    data_dir: DataDir = DATA_DIR,
+) -> None:
+    """Start antiphon on this machine: registry, workers and orchestrator."""
+    from antiphon.cli.embedded import UpOptions
+    from antiphon.cli.up import up
+
+    options = UpOptions(
+        host, port, config, voice, llm_url, llm_model, llm_key_env, instructions, redis, workers, data_dir
+    )
+    _until_told(up(options))
+
+
+@app.command(
+    rich_help_panel="Talk",
+    epilog=examples(
+        "antiphon talk                                            # microphone and loudspeaker",
+        'antiphon talk --text "Good morning."',
+        "antiphon talk --input question.wav --output reply.wav",
+    ),
+)
+def talk(
+    text: Annotated[str | None, typer.Option(help="Type this instead of speaking.")] = None,
+    input: Annotated[Path | None, typer.Option(help="Speak this recording instead of the microphone.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Write the reply's sound into this WAV file.")] = None,
+    assistant: Annotated[str, typer.Option(help="Whom to talk to.")] = "default",
+    url: Url = URL,
+    key: Key = "",
+) -> None:
+    """Hold a conversation, with both transcripts as they come."""
+    from antiphon.cli.talk import talk
+
+    _until_told(talk(_server(url, key), assistant=assistant, input=input, output=output, text=text))
+
+
+@app.command(
+    rich_help_panel="Talk",
+    epilog=examples(
+        'antiphon say "Good morning."',
+        'antiphon say "Good morning." --output morning.mp3',
+        "antiphon say - --output story.wav < story.txt",
+    ),
+)
+def say(
+    text: Annotated[str, typer.Argument(help="What to say; - reads it from standard input.")],
+    output: Annotated[Path | None, typer.Option(help="A .wav, .mp3, .opus, .flac, .aac or .pcm file.")] = None,
+    model: Annotated[str, typer.Option(help="Which model speaks.")] = "default",
+    voice: Annotated[str, typer.Option(help="Which of the model's voices.")] = "default",
+    speed: Annotated[float, typer.Option(min=0.25, max=4.0, help="1 is the voice's own.")] = 1.0,
+    url: Url = URL,
+    key: Key = "",
+) -> None:
+    """Speak a text, out loud or into a file."""
+    from antiphon.cli.say import say
+
+    words = sys.stdin.read() if text == "-" else text
+    _until_told(say(_server(url, key), words, output=output, model=model, voice=voice, speed=speed))
+
+
+@app.command(
+    rich_help_panel="Talk",
+    epilog=examples(
+        "antiphon transcribe interview.mp3",
+        "antiphon transcribe film.mkv --format srt > film.srt",
+    ),
+)
+def transcribe(
+    file: Annotated[Path, typer.Argument(help="A recording in any common format.")],
+    format: Annotated[TranscriptFormat, typer.Option(help="How it is written.")] = TranscriptFormat.TEXT,
+    model: Annotated[str, typer.Option(help="Which model listens.")] = "default",
+    language: Annotated[str, typer.Option(help="Such as en; empty: detected.")] = "",
+    url: Url = URL,
+    key: Key = "",
+) -> None:
+    """Write down what is said in a recording."""
+    from antiphon.cli.transcribe import transcribe
+
+    options = {"model": model} | ({"language": language} if language else {})
+    _until_told(transcribe(_server(url, key), file, format=format.value, **options))
+
+
+@app.command(
+    rich_help_panel="Look inside",
+    epilog=examples(
+        "antiphon models",
+        "antiphon models --watch",
+        "antiphon models --json --redis redis://127.0.0.1:6379/0",
+    ),
+)
+def models(watch: Watch = False, json: Json = False, redis: Redis = None, data_dir: DataDir = DATA_DIR) -> None:
+    """List the models, and on how many workers each is loaded."""
+    from antiphon.cli.tables import model_rows, show
+
+    _until_told(show(_registry(redis, data_dir), model_rows, watch=watch, as_json=json))
+
+
+@app.command(
+    rich_help_panel="Look inside",
+    epilog=examples(
+        "antiphon workers",
+        "antiphon workers --watch",
+    ),
+)
+def workers(watch: Watch = False, json: Json = False, redis: Redis = None, data_dir: DataDir = DATA_DIR) -> None:
+    """List the workers: where they are, what they hold, how busy they are."""
+    from antiphon.cli.tables import show, worker_rows
+
+    _until_told(show(_registry(redis, data_dir), worker_rows, watch=watch, as_json=json))
+
+
+@app.command(
+    rich_help_panel="Look inside",
+    epilog=examples(
+        "antiphon demo",
+        "antiphon demo --once",
+    ),
+)
+def demo(
+    once: Annotated[bool, typer.Option("--once", help="End after the conversation.")] = False,
+    out: Annotated[Path, typer.Option(help="Where the recording and the picture go.")] = Path("out"),
+    data_dir: DataDir = DATA_DIR,
+) -> None:
+    """Start antiphon, hold a spoken conversation with it, and judge it as a listener would."""
+    from antiphon.cli.demo import demo
+    from antiphon.cli.embedded import UpOptions
+
+    _until_told(demo(UpOptions(data_dir=data_dir), out, once=once))
+
+
+@app.command(
+    rich_help_panel="Serve",
+    epilog=examples(
+        "ANTIPHON_WORKER_MODELS=models.yaml ANTIPHON_WORKER_REDIS_URL=redis://127.0.0.1:6379/0 antiphon worker",
+    ),
+)
+def worker() -> None:
+    """Run one worker, configured by the environment (ANTIPHON_WORKER_...)."""
+    from antiphon.worker.config import WorkerConfig
+    from antiphon.worker.server import run
+
+    run(WorkerConfig())
+
+
+@app.command(
+    rich_help_panel="Serve",
+    epilog=examples(
+        "antiphon orchestrator --config docs/examples/assistants.yaml",
+    ),
+)
+def orchestrator(config: Config = None, host: Host = None, port: Port = None) -> None:
+    """Run one orchestrator; prints its address once it listens."""
+    from antiphon.orchestrator.app import serve
+    from antiphon.orchestrator.config import load_config
+
+    given = {name: value for name, value in (("host", host), ("port", port)) if value is not None}
+    loaded = load_config(config)
+    loaded = loaded.model_copy(update={"server": loaded.server.model_copy(update=given)})
+    asyncio.run(serve(loaded, ready=lambda url: print(url, flush=True)))
+
+
+def main() -> None:
+    """Run the command line; every failure is one sentence and exit status 1."""
+    try:
+        app()
+    except Exception as error:
+        if os.environ.get("ANTIPHON_DEBUG"):
+            raise
+        from antiphon.cli.failures import explain
+
+        print(f"antiphon: {explain(error)}", file=sys.stderr)
+        sys.exit(1)
+
+
+def _until_told(work: Coroutine[Any, Any, None]) -> None:
+    """Run to the end, or to Ctrl-C or SIGTERM, which are a good end, too."""
+
+    async def run() -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+        await work
+
+    try:
+        asyncio.run(run())
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        return
+
+
+def _server(url: str, key: str) -> "Server":
+    from antiphon.cli.api import Server
+
+    return Server(url, key)
+
+
+def _registry(redis: str | None, data_dir: Path) -> "Running":
+    from antiphon.cli.running import Running
+
+    return Running.find(data_dir) if redis is None else Running(data_dir, redis, "default")
+
+
+if __name__ == "__main__":
+    main()

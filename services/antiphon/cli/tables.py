@@ -1,0 +1,106 @@
+"""`antiphon models` and `antiphon workers`: what the registry says, as a table or as JSON."""
+
+import asyncio
+import json
+from collections.abc import Callable
+from typing import Any
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from antiphon.cli.running import Running
+from antiphon.contracts.errors import AntiphonError, Reason
+from antiphon.registry.snapshot import RegistryReader, Snapshot
+
+_FIRST_S = 3.0
+
+Row = dict[str, Any]
+"""Column -> value, in the order of the columns."""
+
+
+def model_rows(snapshot: Snapshot) -> list[Row]:
+    """A row for each model of the catalogue."""
+    leases = [worker.lease for worker in snapshot.workers.values() if worker.lease is not None]
+    rows = []
+    for model in sorted(snapshot.models.values(), key=lambda model: (model.task, model.name)):
+        held = [resident for lease in leases if (resident := lease.resident(model.name)) is not None]
+        rows.append(
+            {
+                "model": model.name,
+                "task": model.task,
+                "engine": model.engine,
+                "aliases": list(model.aliases),
+                "loaded": f"{sum(resident.state in ('warm', 'in_use') for resident in held)}/{len(leases)}",
+                "streams": sum(resident.streams for resident in held),
+                "memory_mib": max((resident.memory_mib for resident in held), default=0),
+            }
+        )
+    return rows
+
+
+def worker_rows(snapshot: Snapshot) -> list[Row]:
+    """A row for each worker that is a member."""
+    rows: list[Row] = []
+    for worker in sorted(snapshot.workers.values(), key=lambda worker: worker.name):
+        lease = worker.lease
+        state = "lost" if lease is None else "draining" if lease.draining or worker.record.draining else "serving"
+        rows.append(
+            {
+                "worker": worker.name,
+                "address": worker.record.address,
+                "pool": worker.record.pool,
+                "state": state,
+                "device": lease.device if lease else "",
+                "streams": f"{lease.streams}/{lease.max_streams or '-'}" if lease else "",
+                "models": [f"{model.name} ({model.state})" for model in lease.models] if lease else [],
+                "first_audio_ms": round(lease.first_audio_ms) if lease else 0,
+            }
+        )
+    return rows
+
+
+async def show(where: Running, rows: Callable[[Snapshot], list[Row]], *, watch: bool, as_json: bool) -> None:
+    """Print the rows once, or again at every change until interrupted.
+
+    Raises:
+        AntiphonError: NO_WORKER when the registry does not answer.
+    """
+    reader = RegistryReader(where.registry, where.namespace)
+    following = asyncio.create_task(reader.run(), name="registry-reader")
+    try:
+        snapshot = await _first(reader, where)
+        if as_json:
+            print(json.dumps(rows(snapshot), indent=2))
+        elif not watch:
+            Console().print(_table(rows(snapshot)))
+        else:
+            with Live(_table(rows(snapshot)), auto_refresh=False) as live:
+                while True:
+                    snapshot = await reader.changed(snapshot.version)
+                    live.update(_table(rows(snapshot)), refresh=True)
+    finally:
+        following.cancel()
+        await asyncio.gather(following, return_exceptions=True)
+
+
+async def _first(reader: RegistryReader, where: Running) -> Snapshot:
+    snapshot = reader.snapshot
+    try:
+        async with asyncio.timeout(_FIRST_S):
+            while snapshot.stale:
+                snapshot = await reader.changed(snapshot.version)
+    except TimeoutError:
+        raise AntiphonError(
+            Reason.NO_WORKER, f"The registry at {where.registry} does not answer: is `antiphon up` still running?"
+        ) from None
+    return snapshot
+
+
+def _table(rows: list[Row]) -> Table | str:
+    if not rows:
+        return "There is none."
+    table = Table(*(column.replace("_", " ") for column in rows[0]), box=None, header_style="bold", pad_edge=False)
+    for row in rows:
+        table.add_row(*(", ".join(value) if isinstance(value, list) else str(value) for value in row.values()))
+    return table
