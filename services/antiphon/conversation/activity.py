@@ -25,7 +25,7 @@ class Window:
     end_samples: int
     voiced: bool
     pcm: bytes
-    """What became audible to the recogniser with this window: s16le at `HEARING_RATE_HZ`."""
+    """What became audible to the recogniser since the window before: s16le at `HEARING_RATE_HZ`."""
 
     @property
     def duration_ms(self) -> float:
@@ -45,6 +45,7 @@ class Ear:
         self._voiced = False
         self._position_samples = 0
         self._pending = np.zeros(0, np.float32)
+        self._heard = bytearray()
         self._preroll = bytearray()
         self.configure(rate_hz, threshold=threshold, preroll_ms=preroll_ms)
 
@@ -66,9 +67,9 @@ class Ear:
         samples = pcm_to_float(pcm)
         for start in range(0, len(samples), self._step_samples):
             step = samples[start : start + self._step_samples]
-            heard = float_to_pcm(self._for_recogniser.push(step))
+            self._heard += float_to_pcm(self._for_recogniser.push(step))
             self._pending = np.concatenate((self._pending, self._for_vad.push(step)))
-            yield from self._windows(heard)
+            yield from self._windows()
 
     def preroll(self) -> bytes:
         """The audio just before, and with, the last window: as much as was configured."""
@@ -76,23 +77,22 @@ class Ear:
 
     def forget(self) -> None:
         """Drop the pre-roll and the VAD's memory."""
+        self._heard.clear()
         self._preroll.clear()
         self._vad.reset()
         self._voiced = False
 
-    def _windows(self, heard: bytes) -> Iterator[Window]:
+    def _windows(self) -> Iterator[Window]:
         size = self._vad.window_samples
-        if len(self._pending) < size:
-            self._keep(heard)
         while len(self._pending) >= size:
             window, self._pending = self._pending[:size], self._pending[size:]
             probability = self._vad.probability(np.ascontiguousarray(window))
             self._voiced = probability >= self._threshold - (_HYSTERESIS if self._voiced else 0.0)
             start = self._position_samples
             self._position_samples += size * HEARING_RATE_HZ // self._vad.rate_hz
+            heard, self._heard = bytes(self._heard), bytearray()
             self._keep(heard)
-            yield Window(start, self._position_samples, self._voiced, bytes(heard))
-            heard = b""
+            yield Window(start, self._position_samples, self._voiced, heard)
 
     def _keep(self, heard: bytes) -> None:
         self._preroll += heard

@@ -125,7 +125,9 @@ class Conversation:
                 await self._closing.wait()
                 self._drop_utterance()
                 self._stop_reply("client_cancelled")
-                for task in (*background, *(utterance.listener for utterance in self._awaited if utterance.listener)):
+                for utterance in self._awaited:
+                    self._stop_listening(utterance)
+                for task in background:
                     task.cancel()
         finally:
             self._tasks = None
@@ -349,6 +351,7 @@ class Conversation:
         if utterance not in self._awaited:
             return
         self._awaited.remove(utterance)
+        self._stop_listening(utterance)
         text = transcript.text.strip()
         if utterance.timeline.transcript is None:
             utterance.timeline.transcript = self._ports.clock.now()
@@ -392,7 +395,12 @@ class Conversation:
     def _drop_utterance(self) -> None:
         utterance, self._utterance = self._utterance, None
         self._discard_speculation()
-        if utterance is not None and utterance.listener is not None:
+        if utterance is not None:
+            self._stop_listening(utterance)
+
+    def _stop_listening(self, utterance: Utterance) -> None:
+        """Nothing more is asked of its recogniser; the listener itself, where it runs this, ends by its own loop."""
+        if utterance.listener is not None and utterance.listener is not asyncio.current_task():
             utterance.listener.cancel()
 
     async def _close_stream(self, utterance: Utterance) -> None:

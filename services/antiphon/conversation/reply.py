@@ -350,8 +350,9 @@ class Reply:
         self.done = True
         if self._message is not None:
             if not self._voice_failed:
-                self._show(len(self._spoken.text))
-                self._amend(self._spoken.text, "completed")
+                text = self._spoken.text.rstrip()
+                self._show(len(text))
+                self._amend(text, "completed")
             else:
                 self._amend(self._spoken.heard(self._playout.sent_samples), "incomplete")
         self._finish_message()

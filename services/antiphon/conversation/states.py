@@ -29,7 +29,8 @@ _NEXT: dict[State, frozenset[State]] = {
     State.LISTENING: frozenset({State.THINKING, State.IDLE, State.TERMINATED}),
     # LISTENING when the user goes on; IDLE when the reply holds no speech.
     State.THINKING: frozenset({State.SPEAKING, State.LISTENING, State.IDLE, State.TERMINATED}),
-    State.SPEAKING: frozenset({State.IDLE, State.BARGED_IN, State.LISTENING, State.TERMINATED}),
+    # THINKING when a reply that may not be interrupted ends, and what the user said meanwhile is still being heard.
+    State.SPEAKING: frozenset({State.IDLE, State.BARGED_IN, State.LISTENING, State.THINKING, State.TERMINATED}),
     State.BARGED_IN: frozenset({State.LISTENING, State.IDLE, State.TERMINATED}),
     State.TERMINATED: frozenset(),
 }
