@@ -1,5 +1,6 @@
 """Who may come in now: sessions in all and for each key, each refusal typed and counted."""
 
+import asyncio
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,7 +20,9 @@ class Admission:
         self._limits = limits
         self._metrics = metrics
         self._by_caller: Counter[str] = Counter()
-        self._draining = False
+        self._draining = asyncio.Event()
+        self._empty = asyncio.Event()
+        self._empty.set()
 
     @property
     def sessions(self) -> int:
@@ -29,11 +32,19 @@ class Admission:
     @property
     def draining(self) -> bool:
         """Whether nothing new is taken any more."""
-        return self._draining
+        return self._draining.is_set()
 
     def drain(self) -> None:
         """Take nothing new from now on. Idempotent."""
-        self._draining = True
+        self._draining.set()
+
+    async def wait_draining(self) -> None:
+        """Wait until the process is told to go."""
+        await self._draining.wait()
+
+    async def wait_empty(self) -> None:
+        """Wait until no session is open."""
+        await self._empty.wait()
 
     @contextmanager
     def session(self, caller: str) -> Iterator[None]:
@@ -43,6 +54,7 @@ class Admission:
         """
         self._check(caller)
         self._by_caller[caller] += 1
+        self._empty.clear()
         self._metrics.sessions.inc()
         try:
             yield
@@ -51,9 +63,11 @@ class Admission:
             if not self._by_caller[caller]:
                 del self._by_caller[caller]
             self._metrics.sessions.dec()
+            if not self.sessions:
+                self._empty.set()
 
     def _check(self, caller: str) -> None:
-        if self._draining:
+        if self.draining:
             self._refuse("draining", Reason.DRAINING, "This server is about to go; connect again to reach another.")
         if self.sessions >= self._limits.max_sessions:
             self._refuse("max_sessions", Reason.WORKER_FULL, "Every session of this server is taken; try again soon.")

@@ -8,6 +8,7 @@ from antiphon.conversation.ports import Clock, LoopClock, Ports, Recogniser, Res
 from antiphon.orchestrator.admission import Admission
 from antiphon.orchestrator.config import OrchestratorConfig
 from antiphon.orchestrator.metrics import OrchestratorMetrics
+from antiphon.orchestrator.names import Names
 from antiphon.registry.snapshot import Snapshot
 
 
@@ -26,6 +27,11 @@ class Context:
     admission: Admission
     metrics: OrchestratorMetrics
     clock: Clock = field(default_factory=LoopClock)
+
+    @property
+    def names(self) -> Names:
+        """What the names that callers use stand for."""
+        return Names(self.config.aliases, self.config.model_defaults(), self.snapshot)
 
     def ports(self, assistant: str) -> Ports:
         """What a conversation with this assistant needs."""

@@ -1,0 +1,102 @@
+"""`GET /v1/realtime`: lets a client in, or says why not."""
+
+import asyncio
+import json
+from dataclasses import replace
+
+from aiohttp import web
+
+from antiphon.contracts.errors import AntiphonError, Reason
+from antiphon.conversation.items import new_id
+from antiphon.orchestrator.api_errors import error_response
+from antiphon.orchestrator.auth import KeyRing, offered_subprotocols
+from antiphon.orchestrator.config import DEFAULT
+from antiphon.orchestrator.context import Context
+from antiphon.orchestrator.transports.websocket.binary import SUBPROTOCOL
+from antiphon.orchestrator.transports.websocket.connection import CLOSE_S, Connection
+from antiphon.orchestrator.transports.websocket.server_events import error_event
+from antiphon.orchestrator.transports.websocket.session_resource import SessionResource
+
+HEARTBEAT_S = 20.0
+"""Between pings: a client that vanished without a word is noticed within one and a half of these."""
+WRITE_BUFFER_BYTES = 16_384
+"""What may wait in the socket's own buffer, where a stopped reply's frames cannot be taken back: 0.25 s of audio."""
+REALTIME_SUBPROTOCOL = "realtime"
+
+_CLOSE_CODES = {
+    Reason.UNAUTHENTICATED: 1008,
+    Reason.MODEL_UNKNOWN: 1008,
+    Reason.WORKER_FULL: 1013,
+    Reason.DRAINING: 1012,
+}
+
+
+class RealtimeEndpoint:
+    """The WebSocket route."""
+
+    def __init__(self, context: Context, keys: KeyRing) -> None:
+        self._context = context
+        self._keys = keys
+
+    def routes(self) -> list[web.RouteDef]:
+        """Where it is."""
+        return [web.get("/v1/realtime", self.handle)]
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        """Hold one session. A refusal comes before the upgrade, or, for browsers, inside it."""
+        try:
+            caller = self._keys.caller(request)
+            session = self._session(request)
+            with self._context.admission.session(caller):
+                ws = self._socket()
+                vad = await asyncio.to_thread(self._context.vad.open)  # some 20 ms, which no other session should feel
+                await ws.prepare(request)
+                try:
+                    await Connection(ws, self._context, session, vad).run()
+                finally:
+                    if request.transport is not None and request.transport.get_write_buffer_size():
+                        request.transport.abort()  # what this client does not read would be kept for it
+                return ws
+        except AntiphonError as error:
+            self._context.metrics.errors.labels(error.reason.value).inc()
+            return await self._refuse(request, error)
+
+    def _session(self, request: web.Request) -> SessionResource:
+        """What a new session begins with, by the query and the subprotocols."""
+        query, config = request.query, self._context.config
+        intent = query.get("intent", "conversation")
+        if intent not in ("conversation", "transcription"):
+            raise AntiphonError(Reason.INVALID_REQUEST, "Known intents are 'conversation' and 'transcription'.")
+        # A transcription session names its recogniser in session.update; `model`, if any, is still the assistant.
+        name, assistant = config.assistant(query.get("model", DEFAULT))
+        settings = assistant.settings(new_id("sess"))
+        if intent == "transcription":
+            turns = replace(settings.turns, create_response=False)
+            settings = replace(settings, turns=turns, audio_output=False)
+        return SessionResource(
+            kind="transcription" if intent == "transcription" else "realtime",
+            assistant=name,
+            settings=settings,
+            names=self._context.names,
+            extended=SUBPROTOCOL in offered_subprotocols(request),
+        )
+
+    def _socket(self) -> web.WebSocketResponse:
+        return web.WebSocketResponse(
+            timeout=CLOSE_S,
+            heartbeat=HEARTBEAT_S,
+            protocols=(SUBPROTOCOL, REALTIME_SUBPROTOCOL),
+            compress=False,
+            max_msg_size=self._context.config.server.max_message_bytes,
+            writer_limit=WRITE_BUFFER_BYTES,
+        )
+
+    async def _refuse(self, request: web.Request, error: AntiphonError) -> web.StreamResponse:
+        """Browsers see nothing of a handshake that failed: who offers subprotocols is told inside."""
+        if "Sec-WebSocket-Key" not in request.headers or not offered_subprotocols(request):
+            return error_response(error)
+        ws = self._socket()
+        await ws.prepare(request)
+        await ws.send_str(json.dumps(error_event(error)))
+        await ws.close(code=_CLOSE_CODES.get(error.reason, 1008), message=error.reason.value.encode())
+        return ws
