@@ -1,5 +1,9 @@
 """Opens Redis clients: one place that knows their timeouts."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
 import redis.asyncio as redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
@@ -31,3 +35,28 @@ def open_client(url: str, *, block_s: float = 0.0) -> "redis.Redis":
     except ValueError as error:
         raise AntiphonError(Reason.INVALID_REQUEST, f"The registry's URL is not one that works: {error}.") from error
     return client
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One entry of a stream."""
+
+    stream: str
+    position: str
+    fields: Mapping[bytes, bytes]
+
+
+async def read_streams(
+    client: "redis.Redis", positions: Mapping[str, str], *, block_s: float, count: int = 1000
+) -> list[Entry]:
+    """The entries after these positions, in order within each stream; empty when none came within `block_s`.
+
+    Raises `RedisError` or `OSError` when Redis does not answer.
+    """
+    streams: dict[Any, Any] = dict(positions)
+    reply: Any = await client.xread(streams, count=count, block=round(block_s * 1000))
+    return [
+        Entry(stream.decode(), position.decode(), fields or {})
+        for stream, entries in reply or ()
+        for position, fields in entries
+    ]

@@ -1,0 +1,298 @@
+"""What is known of the cluster now, in memory: read in full, then told of every change."""
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import Any
+
+import redis.asyncio as redis
+from redis.exceptions import RedisError
+
+from antiphon.contracts.adapters import Task
+from antiphon.registry.client import TIMEOUT_S, Entry, open_client, read_streams
+from antiphon.registry.keys import BEAT_S, LEASE_S, Keys
+from antiphon.registry.records import FORMAT, Lease, ModelRecord, RecordReader, WorkerRecord
+
+FULL_READ_S = 5.0
+"""How often everything is read again, so that nothing that was missed stays missed."""
+RETRY_S = 0.2
+_QUIET_S = BEAT_S + TIMEOUT_S
+"""No answer for longer than this: Redis, or this process, was away."""
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Worker:
+    """A member: what the operator says of it, and what it says of itself."""
+
+    name: str
+    record: WorkerRecord
+    lease: Lease | None = None
+    """None: it is not alive."""
+    heard_s: float = 0.0
+    """When its lease was heard last, on the reader's clock."""
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """What was known at one moment. Immutable: read as often as you like, no I/O."""
+
+    version: int = 0
+    """Rises with every change; 0: nothing was read yet."""
+    epoch: int = 0
+    models: Mapping[str, ModelRecord] = field(default_factory=dict)
+    workers: Mapping[str, Worker] = field(default_factory=dict)
+    stale: bool = True
+    """Redis is out of reach, or empty: this is what was known before."""
+    contact_s: float = 0.0
+    """When Redis answered last, on the reader's clock (the event loop's)."""
+    aliases: Mapping[tuple[Task, str], str] = field(default_factory=dict)
+
+    def model(self, task: Task, name: str) -> ModelRecord | None:
+        """The catalogue's model of that name or alias; None when it has none for this task."""
+        record = self.models.get(name)
+        if record is None or record.task != task:
+            record = self.models.get(self.aliases.get((task, name), ""))
+        return record
+
+    def models_of(self, task: Task) -> list[ModelRecord]:
+        """The catalogue's models for a task, by name."""
+        return sorted((model for model in self.models.values() if model.task == task), key=lambda model: model.name)
+
+    def age_s(self, now: float) -> float:
+        """How long ago Redis answered last."""
+        return now - self.contact_s
+
+
+class RegistryReader:
+    """Keeps `snapshot` true for as long as `run` does.
+
+    A lease ages by the time of its receipt here, and only while Redis answers: who cannot hear has no right to
+    declare anyone dead. While `meta` is missing (an emptied Redis) the catalogue and the members stay as they were.
+    """
+
+    def __init__(self, redis_url: str, namespace: str) -> None:
+        self._client: redis.Redis = open_client(redis_url)
+        self._tail: redis.Redis = open_client(redis_url, block_s=BEAT_S)
+        self._keys = Keys(namespace)
+        self._snapshot = Snapshot()
+        self._newer = asyncio.Event()
+        self._records = RecordReader()
+        self._nonce = b""
+        self._epoch = 0
+        self._models: dict[str, ModelRecord] = {}
+        self._members: dict[str, WorkerRecord] = {}
+        self._leases: dict[str, tuple[Lease, float]] = {}
+        self._positions: dict[str, str] = {}
+        self._contact_s: float | None = None
+        self._trouble = ""
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """What is known now."""
+        return self._snapshot
+
+    @property
+    def malformed(self) -> Mapping[str, int]:
+        """How many records could not be read, by kind."""
+        return self._records.malformed
+
+    async def changed(self, version: int) -> Snapshot:
+        """The first snapshot newer than `version`; waits for it. Cancelling it is safe."""
+        while self._snapshot.version <= version:
+            await self._newer.wait()
+        return self._snapshot
+
+    async def run(self) -> None:
+        """Follow the registry until cancelled.
+
+        Never raises for want of Redis: it keeps what it knew and tries again.
+        """
+        try:
+            while True:
+                try:
+                    await self._read_all()
+                    await self._follow()
+                except (RedisError, OSError) as error:
+                    self._say(f"registry out of reach: {type(error).__name__}")
+                    if not self._snapshot.stale:
+                        self._publish(replace(self._snapshot, stale=True))
+                    await asyncio.sleep(RETRY_S)
+        finally:
+            await self._client.aclose()
+            await self._tail.aclose()
+
+    # --- reading ------------------------------------------------------------------------------------------------------
+
+    async def _read_all(self) -> None:
+        keys = self._keys
+        async with self._client.pipeline(transaction=True) as pipe:
+            for key in (keys.meta, keys.models, keys.workers):
+                pipe.hgetall(key)
+            for key in (keys.changes, keys.leases):
+                pipe.xrevrange(key, count=1)
+            meta, models, members, change, lease = await pipe.execute()
+        # Positions first, leases after: what the tail then tells a second time changes nothing.
+        self._positions = {keys.changes: _last(change), keys.leases: _last(lease)}
+        self._touch()
+        believed = self._believes(meta)
+        if believed:
+            self._models = self._parse(ModelRecord, models)
+            self._members = self._parse(WorkerRecord, members)
+        await self._read_leases()
+        self._renew(stale=not believed)
+
+    def _believes(self, meta: Mapping[bytes, bytes]) -> bool:
+        """Whether the operator's part may be taken as it stands; says why not."""
+        if not meta:
+            self._say("registry is empty: keeping what was known")
+            return False
+        try:
+            epoch, form = int(meta[b"epoch"]), int(meta[b"format"])
+        except (KeyError, ValueError):
+            self._say("registry's meta is malformed: keeping what was known")
+            return False
+        if form > FORMAT:
+            self._say("registry's format is newer than this reader: keeping what was known")
+            return False
+        if epoch < self._epoch:
+            self._say("registry's epoch is older than one seen before: keeping what was known")
+            return False
+        self._epoch, self._nonce = epoch, meta.get(b"nonce", b"")
+        self._say("")
+        return True
+
+    def _parse(self, kind: Any, fields: Mapping[bytes, bytes]) -> dict[str, Any]:
+        records = {}
+        for key, value in fields.items():
+            name = key.decode(errors="replace")
+            record = self._records.read(kind, name, value)
+            if record is not None:
+                records[name] = record
+        return records
+
+    async def _read_leases(self) -> None:
+        names = list(self._members)
+        async with self._client.pipeline(transaction=False) as pipe:
+            for name in names:
+                pipe.get(self._keys.lease(name))
+                pipe.pttl(self._keys.lease(name))
+            answers = await pipe.execute()
+        now = self._touch()
+        for name, value, left_ms in zip(names, answers[::2], answers[1::2], strict=True):
+            lease = self._records.read(Lease, name, value) if value else None
+            if lease is not None:
+                self._hear(name, lease, now - max(0.0, LEASE_S - left_ms / 1000))
+
+    def _hear(self, name: str, lease: Lease, heard_s: float) -> None:
+        known = self._leases.get(name)
+        if known is not None and known[0].incarnation == lease.incarnation:
+            heard_s = max(heard_s, known[1])
+        self._leases[name] = (lease, heard_s)
+
+    # --- following ----------------------------------------------------------------------------------------------------
+
+    async def _follow(self) -> None:
+        """Apply changes until everything should be read again: after a while, a gap, a reset or an odd silence."""
+        until = asyncio.get_running_loop().time() + FULL_READ_S
+        while True:
+            entries = await read_streams(self._tail, self._positions, block_s=BEAT_S)
+            now = self._touch()
+            in_order = all(self._apply(entry, now) for entry in entries)
+            self._renew(stale=self._snapshot.stale)
+            # Silence: no worker lives, or the streams began anew below our positions.
+            if not entries or not in_order or now >= until:
+                return
+
+    def _apply(self, entry: Entry, now: float) -> bool:
+        """Take one entry; False when one before it is missing, or all is new."""
+        if _number(entry.position) != _number(self._positions[entry.stream]) + 1:
+            return False
+        self._positions[entry.stream] = entry.position
+        if entry.stream == self._keys.leases:
+            self._apply_lease(entry.fields, now)
+            return True
+        return self._apply_change(entry.fields)
+
+    def _apply_lease(self, fields: Mapping[bytes, bytes], now: float) -> None:
+        name = fields.get(b"worker", b"").decode(errors="replace")
+        value = fields.get(b"lease", b"")
+        if not value:
+            self._leases.pop(name, None)
+        elif (lease := self._records.read(Lease, name, value)) is not None:
+            self._leases[name] = (lease, now)
+
+    def _apply_change(self, fields: Mapping[bytes, bytes]) -> bool:
+        kind, name = fields.get(b"kind", b""), fields.get(b"name", b"").decode(errors="replace")
+        if fields.get(b"nonce") != self._nonce or kind == b"reset":
+            return False
+        value = fields.get(b"value", b"")
+        if kind == b"models":
+            self._update(self._models, ModelRecord, name, value)
+        elif kind == b"workers":
+            self._update(self._members, WorkerRecord, name, value)
+        return True
+
+    def _update(self, records: dict[str, Any], kind: Any, name: str, value: bytes) -> None:
+        record = self._records.read(kind, name, value) if value else None
+        if record is None:
+            records.pop(name, None)
+        else:
+            records[name] = record
+
+    # --- telling ------------------------------------------------------------------------------------------------------
+
+    def _touch(self) -> float:
+        """Note that Redis answered; time in which it did not makes no lease older. Returns the present moment."""
+        now = asyncio.get_running_loop().time()
+        away_s = now - self._contact_s if self._contact_s is not None else 0.0
+        if away_s > _QUIET_S:
+            self._leases = {name: (lease, heard_s + away_s) for name, (lease, heard_s) in self._leases.items()}
+        self._contact_s = now
+        return now
+
+    def _renew(self, *, stale: bool) -> None:
+        now = self._contact_s or 0.0
+        self._leases = {name: lease for name, lease in self._leases.items() if now - lease[1] <= LEASE_S}
+        workers = {}
+        for name, record in self._members.items():
+            lease, heard_s = self._leases.get(name, (None, 0.0))
+            workers[name] = Worker(name, record, lease, heard_s)
+        aliases = {(model.task, alias): model.name for model in self._models.values() for alias in model.aliases}
+        self._publish(
+            Snapshot(
+                epoch=self._epoch,
+                models=MappingProxyType(dict(self._models)),
+                workers=MappingProxyType(workers),
+                stale=stale,
+                contact_s=now,
+                aliases=MappingProxyType(aliases),
+            )
+        )
+
+    def _publish(self, snapshot: Snapshot) -> None:
+        self._snapshot = replace(snapshot, version=self._snapshot.version + 1)
+        self._newer.set()
+        self._newer = asyncio.Event()
+
+    def _say(self, trouble: str) -> None:
+        if trouble != self._trouble:
+            if trouble:
+                logger.warning("registry snapshot is stale", extra={"cause": trouble})
+            else:
+                logger.info("registry snapshot is fresh")
+        self._trouble = trouble
+
+
+def _last(entries: list[tuple[bytes, Any]]) -> str:
+    """The position of a stream's last entry."""
+    return entries[0][0].decode() if entries else "0-0"
+
+
+def _number(position: str) -> int:
+    """The sequence number of an entry: every entry of our streams is `0-<number>`."""
+    milliseconds, _, number = position.partition("-")
+    return int(number) if milliseconds == "0" else -1

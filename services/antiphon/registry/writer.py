@@ -1,0 +1,220 @@
+"""The operator's part of the registry: catalogue and membership, kept true."""
+
+import asyncio
+import contextlib
+import logging
+import time
+import uuid
+from collections.abc import Iterable, Mapping
+
+import redis.asyncio as redis
+from redis.exceptions import RedisError
+
+from antiphon.contracts.errors import AntiphonError, Reason
+from antiphon.registry.client import open_client, read_streams
+from antiphon.registry.keys import BEAT_S, STREAM_ENTRIES, Keys
+from antiphon.registry.records import FORMAT, Lease, ModelRecord, Record, RecordReader, WorkerRecord
+
+FORGET_S = 60.0
+"""An adopted worker that was silent for so long is no member any more."""
+
+logger = logging.getLogger(__name__)
+
+# KEYS: meta, models, workers, changes. ARGV: nonce, floor, format, entries to keep, then (kind, name, value)s.
+# Claims the registry under a new epoch, and replaces all that stood there. Returns the epoch.
+_CLAIM = """
+local epoch = math.max(tonumber(redis.call('HGET', KEYS[1], 'epoch') or '0'), tonumber(ARGV[2])) + 1
+redis.call('DEL', KEYS[2], KEYS[3])
+redis.call('HSET', KEYS[1], 'nonce', ARGV[1], 'epoch', string.format('%.0f', epoch), 'format', ARGV[3])
+for i = 5, #ARGV, 3 do
+  redis.call('HSET', ARGV[i] == 'models' and KEYS[2] or KEYS[3], ARGV[i + 1], ARGV[i + 2])
+end
+redis.call('XADD', KEYS[4], 'MAXLEN', '~', ARGV[4], '0-*', 'nonce', ARGV[1], 'kind', 'reset', 'name', '', 'value', '')
+return string.format('%.0f', epoch)
+"""
+
+# As above, with our epoch in place of the floor. Returns 'deposed', 'lost' (it came back empty) or 'written'.
+_WRITE = """
+local epoch = tonumber(redis.call('HGET', KEYS[1], 'epoch') or '0')
+if epoch > tonumber(ARGV[2]) then return 'deposed' end
+if redis.call('HGET', KEYS[1], 'nonce') ~= ARGV[1] then return 'lost' end
+for i = 5, #ARGV, 3 do
+  local key = ARGV[i] == 'models' and KEYS[2] or KEYS[3]
+  if ARGV[i + 2] == '' then redis.call('HDEL', key, ARGV[i + 1])
+  else redis.call('HSET', key, ARGV[i + 1], ARGV[i + 2]) end
+  redis.call('XADD', KEYS[4], 'MAXLEN', '~', ARGV[4], '0-*',
+    'nonce', ARGV[1], 'kind', ARGV[i], 'name', ARGV[i + 1], 'value', ARGV[i + 2])
+end
+return 'written'
+"""
+
+_Contents = dict[tuple[str, str], str]
+
+
+class RegistryWriter:
+    """Says what is in the catalogue and who is a member; `run` makes the registry agree, again and again.
+
+    Args:
+        redis_url: The registry.
+        namespace: Of its keys.
+        adopt: Makes every worker that announces itself a member of a pool of this name: for a registry without an
+            operator, where nobody else knows the workers. None: only `put_worker` makes members.
+        epoch_floor: The epoch is higher than this and than any that stands in the registry. None: the wall clock's
+            seconds, so that a writer that starts beside a registry that was emptied is still believed.
+    """
+
+    def __init__(
+        self, redis_url: str, namespace: str, *, adopt: str | None = None, epoch_floor: int | None = None
+    ) -> None:
+        self._client: redis.Redis = open_client(redis_url)
+        self._tail: redis.Redis = open_client(redis_url, block_s=BEAT_S)
+        self._keys = Keys(namespace)
+        self._floor = int(time.time()) if epoch_floor is None else epoch_floor
+        self._nonce = ""
+        self._epoch = 0
+        self._desired: _Contents = {}
+        self._written: _Contents = {}
+        self._changed = asyncio.Event()
+        self._reach = ""
+        self._adopt = adopt
+        self._heard_s: dict[str, float] = {}
+        self._reader = RecordReader()
+
+    @property
+    def epoch(self) -> int:
+        """The epoch under which it writes; 0 before it has claimed the registry."""
+        return self._epoch
+
+    def set_models(self, models: Iterable[ModelRecord]) -> None:
+        """Make these the whole catalogue. Never blocks."""
+        for key in [key for key in self._desired if key[0] == "models"]:
+            del self._desired[key]
+        for model in models:
+            self._put("models", model.name, model)
+
+    def put_worker(self, worker: str, record: WorkerRecord) -> None:
+        """Make it a member, or change what is said of it. Never blocks."""
+        self._put("workers", worker, record)
+
+    def remove_worker(self, worker: str) -> None:
+        """Make it no member any more. Never blocks."""
+        self._desired.pop(("workers", worker), None)
+        self._changed.set()
+
+    def _put(self, kind: str, name: str, record: Record) -> None:
+        self._desired[kind, name] = record.model_dump_json()
+        self._changed.set()
+
+    async def run(self) -> None:
+        """Keep the registry true until cancelled; what stands there then stays.
+
+        Never raises for want of Redis: it tries again every second, and writes everything anew when Redis came back
+        empty.
+
+        Raises:
+            AntiphonError: `EPOCH_STALE` when another writer has claimed this namespace.
+        """
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._keep_true(), name="registry-write")
+                if self._adopt is not None:
+                    tasks.create_task(self._adopt_workers(self._adopt), name="registry-adopt")
+        except* AntiphonError as group:
+            raise group.exceptions[0] from None
+        finally:
+            await self._client.aclose()
+            await self._tail.aclose()
+
+    async def _keep_true(self) -> None:
+        while True:
+            self._changed.clear()
+            try:
+                await self._ensure()
+                self._reachable("")
+            except (RedisError, OSError) as error:
+                self._reachable(type(error).__name__)
+                await asyncio.sleep(BEAT_S / 4)
+                continue
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(BEAT_S):
+                    await self._changed.wait()
+
+    async def _ensure(self) -> None:
+        desired = dict(self._desired)
+        if not self._epoch:
+            await self._claim(desired)
+            return
+        answer = await self._script(_WRITE, str(self._epoch), _difference(self._written, desired))
+        if answer == b"deposed":
+            message = (
+                f"Another `antiphon up` or operator has claimed the registry's namespace ({self._keys.namespace})."
+            )
+            raise AntiphonError(Reason.EPOCH_STALE, message)
+        if answer == b"lost":
+            logger.warning("registry came back empty: writing all of it again", extra={"epoch": self._epoch})
+            self._floor = self._epoch - 1
+            await self._claim(desired)
+        self._written = desired
+
+    async def _claim(self, desired: _Contents) -> None:
+        self._nonce = uuid.uuid4().hex
+        self._epoch = int(await self._script(_CLAIM, str(self._floor), desired))
+        self._written = desired
+        logger.info("registry claimed", extra={"epoch": self._epoch, "records": len(desired)})
+
+    async def _script(self, script: str, epoch: str, contents: Mapping[tuple[str, str], str]) -> bytes:
+        keys = (self._keys.meta, self._keys.models, self._keys.workers, self._keys.changes)
+        records = [part for (kind, name), value in contents.items() for part in (kind, name, value)]
+        answer: bytes = await self._client.eval(
+            script, len(keys), *keys, self._nonce, epoch, str(FORMAT), str(STREAM_ENTRIES), *records
+        )
+        return answer
+
+    def _reachable(self, cause: str) -> None:
+        if bool(cause) != bool(self._reach):
+            message = "registry out of reach: trying again" if cause else "registry in reach again"
+            logger.warning(message, extra={"cause": cause or self._reach})
+        self._reach = cause
+
+    # --- adoption -----------------------------------------------------------------------------------------------------
+
+    async def _adopt_workers(self, pool: str) -> None:
+        position = "0-0"
+        while True:
+            try:
+                entries = await read_streams(self._tail, {self._keys.leases: position}, block_s=BEAT_S)
+            except (RedisError, OSError):
+                await asyncio.sleep(BEAT_S / 4)
+                continue
+            for entry in entries:
+                self._hear(pool, entry.fields)
+            # Quiet for a beat: nobody is there, or the stream began anew.
+            position = entries[-1].position if entries else "0-0"
+            self._forget()
+
+    def _hear(self, pool: str, fields: Mapping[bytes, bytes]) -> None:
+        worker = fields.get(b"worker", b"").decode(errors="replace")
+        value = fields.get(b"lease", b"")
+        if not value:
+            self._heard_s.pop(worker, None)
+            self.remove_worker(worker)
+            return
+        lease = self._reader.read(Lease, worker, value)
+        if lease is None or not lease.address:
+            return
+        self._heard_s[worker] = asyncio.get_running_loop().time()
+        record = WorkerRecord(address=lease.address, pool=pool)
+        if self._desired.get(("workers", worker)) != record.model_dump_json():
+            self.put_worker(worker, record)
+
+    def _forget(self) -> None:
+        now = asyncio.get_running_loop().time()
+        for worker in [worker for worker, heard_s in self._heard_s.items() if now - heard_s > FORGET_S]:
+            del self._heard_s[worker]
+            self.remove_worker(worker)
+
+
+def _difference(old: _Contents, new: _Contents) -> _Contents:
+    """What must be written to get from one to the other; an empty value removes."""
+    gone = {key: "" for key in old if key not in new}
+    return gone | {key: value for key, value in new.items() if old.get(key) != value}
