@@ -7,27 +7,25 @@ waited for: a recogniser's results, a reply in the making, the limits, and a use
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
 from typing import Any, Literal
 
 from antiphon.contracts.adapters import VadStream
 from antiphon.contracts.errors import AntiphonError, Reason
 from antiphon.conversation import events
 from antiphon.conversation.activity import HEARING_RATE_HZ, Ear, Window
+from antiphon.conversation.floor import Floor
 from antiphon.conversation.items import History, Item, Message, new_id
+from antiphon.conversation.limits import LimitWatch
 from antiphon.conversation.ports import (
     FinalTranscript,
     PartialTranscript,
     Ports,
     RecognitionRequest,
-    ReplyRequest,
     SpeculativeTranscript,
-    SynthesisRequest,
     Transcript,
 )
-from antiphon.conversation.reply import Reply, ReplyPlan
 from antiphon.conversation.settings import ConversationSettings, ResponseOptions
-from antiphon.conversation.states import Attention, State, check_transition
+from antiphon.conversation.states import State, check_transition
 from antiphon.conversation.timeline import Timeline
 from antiphon.conversation.turns import Verdict, judge, required_silence_ms
 from antiphon.conversation.utterance import Utterance
@@ -43,9 +41,6 @@ _ASK_AGAIN_MS = 400
 _WATCH_S = 0.032
 """How often a user who sends no audio at all is looked at: one VAD window."""
 
-_REMEMBERED_REPLIES = 16
-"""How many replies a client can still truncate: it plays the newest, and perhaps the one before."""
-
 
 class ClientError(AntiphonError):
     """A request that cannot be granted, with the `code` that Realtime clients look for."""
@@ -54,14 +49,6 @@ class ClientError(AntiphonError):
         super().__init__(Reason.INVALID_REQUEST, message)
         self.code = code
         self.param = param
-
-
-@dataclass(slots=True)
-class _Live:
-    """A reply and the task that makes it."""
-
-    reply: Reply
-    task: asyncio.Task[None]
 
 
 class Conversation:
@@ -81,20 +68,25 @@ class Conversation:
         self._ear = Ear(vad, settings.input_rate_hz, threshold=turns.threshold, preroll_ms=turns.prefix_padding_ms)
         self._history = History()
         self._state = State.IDLE
-        self._attention = Attention.FULL
+        self._floor = Floor(
+            ports,
+            self._history,
+            emit,
+            self._spawn,
+            on_audible=lambda: self._go(State.SPEAKING),
+            on_finished=self._respond_or_rest,
+        )
+        self._limits = LimitWatch(ports.clock, lambda: self._settings.limits, emit)
         self._utterance: Utterance | None = None
         self._awaited: list[Utterance] = []
         """Utterances whose turn is over and whose transcript is still to come."""
-        self._live: _Live | None = None
-        self._speculation: _Live | None = None
         self._respond_next: ResponseOptions | None = None
-        self._replies: dict[str, Reply] = {}
-        self._generation = 0
+        """Asked for while it could not begin yet."""
         self._asked_at_ms = 0.0
         self._tasks: asyncio.TaskGroup | None = None
         self._closing = asyncio.Event()
         self._end_reason: Literal["closed", "idle", "session"] = "closed"
-        self._last_audio_at = self._last_activity_at = ports.clock.now()
+        self._last_audio_at = ports.clock.now()
 
     @property
     def history(self) -> History:
@@ -124,7 +116,7 @@ class Conversation:
                 ]
                 await self._closing.wait()
                 self._drop_utterance()
-                self._stop_reply("client_cancelled")
+                self._floor.stop("client_cancelled")
                 for utterance in self._awaited:
                     self._stop_listening(utterance)
                 for task in background:
@@ -144,7 +136,7 @@ class Conversation:
         Raises `ClientError` (`cannot_update_rate`) for a new output rate while a reply is live.
         """
         old, turns = self._settings, settings.turns
-        if self._live is not None and settings.output_rate_hz != old.output_rate_hz:
+        if self._floor.live is not None and settings.output_rate_hz != old.output_rate_hz:
             raise ClientError("cannot_update_rate", "The output rate can be changed only while no reply is live.")
         self._settings = settings
         ear = (settings.input_rate_hz, turns.threshold, turns.prefix_padding_ms)
@@ -177,7 +169,7 @@ class Conversation:
         """Forget audio that is not committed."""
         self._drop_utterance()
         self._ear.forget()
-        self._restore_reply("noise")
+        self._floor.restore("noise")
         if self._state is State.LISTENING:
             self._go(State.IDLE)
         self._emit(events.UtteranceCleared())
@@ -205,19 +197,23 @@ class Conversation:
 
     def _on_voice(self, window: Window) -> None:
         turns = self._settings.turns
-        self._last_activity_at = self._ports.clock.now()
+        self._limits.touch()
         if self._utterance is None:
             self._utterance = self._new_utterance(window.start_samples)
-            self._duck(self._utterance)
+            if turns.interrupt_response:
+                self._floor.duck(turns.duck_db, self._utterance.start_ms)
         utterance = self._utterance
         utterance.timeline.speech_end = self._ports.clock.now()
         if utterance.voice(window, turns.confirm_ms):
-            self._discard_speculation()
+            self._floor.discard_speculation()
         if utterance.stream is None and utterance.voiced_ms >= turns.confirm_ms:
             self._open_stream(utterance)
-            if not self._hold_reply():
+            if self._floor.live is None:
                 self._announce(utterance)
-        if self._attention is Attention.PAUSED and utterance.voiced_ms >= turns.stop_after_ms:
+            elif turns.interrupt_response:
+                self._asked_at_ms = 0.0
+                self._floor.hold()
+        if self._floor.held and utterance.voiced_ms >= turns.stop_after_ms:
             self._look_for_words(utterance)
 
     def _on_silence(self, utterance: Utterance, silence_ms: float) -> None:
@@ -226,15 +222,14 @@ class Conversation:
         if utterance.stream is None:
             if silence_ms >= _GIVE_UP_MS:
                 self._utterance = None
-                self._restore_reply("noise")
+                self._floor.restore("noise")
             return
         if silence_ms >= turns.pause_after_ms and not utterance.asked:
             utterance.timeline.pause_asked = self._ports.clock.now()
             utterance.ask()
-        undecided = self._attention is Attention.PAUSED
         answer = utterance.answer
         probability = None if answer is None else answer.end_of_turn_probability
-        if not undecided and silence_ms >= required_silence_ms(turns, probability):
+        if not self._floor.held and silence_ms >= required_silence_ms(turns, probability):
             self._end_turn(utterance)
 
     async def _watch_silence(self) -> None:
@@ -254,7 +249,7 @@ class Conversation:
             utterance.warned = True
             self._emit(events.LimitNear("utterance", left_s))
         if limits.utterance_s and left_s <= 0:
-            if self._attention is Attention.PAUSED:
+            if self._floor.held:
                 self._interrupt(utterance)
             self._announce(utterance)
             self._commit(utterance)
@@ -282,7 +277,7 @@ class Conversation:
         utterance.announced = True
         start_ms = max(0, utterance.start_ms - self._settings.turns.prefix_padding_ms)
         self._emit(events.SpeechStarted(utterance.item_id, start_ms))
-        if self._live is None:
+        if self._floor.live is None:
             self._go(State.LISTENING)
 
     async def _listen(self, utterance: Utterance) -> None:
@@ -318,9 +313,9 @@ class Conversation:
         utterance.timeline.transcript = self._ports.clock.now()
         if utterance.over:
             self._complete(utterance, answer.transcript)
-        elif self._attention is Attention.PAUSED:
+        elif self._floor.held:
             self._decide(utterance, answer.transcript)
-        elif self._live is None:
+        elif self._floor.live is None:
             self._speculate(utterance, answer.transcript)
 
     def _end_turn(self, utterance: Utterance) -> None:
@@ -339,7 +334,7 @@ class Conversation:
         self._emit(events.UtteranceCommitted(utterance.item_id, previous))
         self._emit(events.ItemAdded(item, previous))
         self._awaited.append(utterance)
-        if self._live is None and self._state is State.LISTENING:
+        if self._floor.live is None and self._state is State.LISTENING:
             self._go(State.THINKING)
         if utterance.answer is not None:
             self._complete(utterance, utterance.answer.transcript)
@@ -367,7 +362,7 @@ class Conversation:
         if text and turns.detect and turns.create_response and not speaks_on:
             self._answer(utterance)
         else:
-            self._discard_speculation()
+            self._floor.discard_speculation()
             self._respond_or_rest(utterance.timeline)
 
     def _fail_utterance(self, utterance: Utterance, error: AntiphonError) -> None:
@@ -382,7 +377,7 @@ class Conversation:
             self._respond_or_rest(utterance.timeline)
             return
         self._utterance = None
-        self._restore_reply("noise")
+        self._floor.restore("noise")
         if utterance.announced:
             self._emit(events.SpeechDismissed(utterance.item_id))
             if self._state is State.LISTENING:
@@ -394,7 +389,7 @@ class Conversation:
 
     def _drop_utterance(self) -> None:
         utterance, self._utterance = self._utterance, None
-        self._discard_speculation()
+        self._floor.discard_speculation()
         if utterance is not None:
             self._stop_listening(utterance)
 
@@ -413,39 +408,6 @@ class Conversation:
 
     # --- the floor --------------------------------------------------------------------------------------------------
 
-    @property
-    def _yielding(self) -> bool:
-        return self._live is not None and self._settings.turns.interrupt_response
-
-    def _duck(self, utterance: Utterance) -> None:
-        if self._live is None or not self._yielding:
-            return
-        self._attention = Attention.DUCKED
-        self._live.reply.set_gain_db(self._settings.turns.duck_db)
-        self._live.reply.timeline.ducked = self._ports.clock.now()
-        self._emit(events.ReplyDucked(self._live.reply.id, utterance.start_ms))
-
-    def _hold_reply(self) -> bool:
-        """Pause the live reply; False when there is none, and the user has the floor at once."""
-        if self._live is None:
-            return False
-        if self._yielding:
-            reply = self._live.reply
-            reply.pause()
-            reply.timeline.paused = self._ports.clock.now()
-            self._attention = Attention.PAUSED
-            self._asked_at_ms = 0.0
-            self._emit(events.ReplyPaused(reply.id, reply.position_samples))
-        return True
-
-    def _restore_reply(self, cause: Literal["noise", "backchannel"]) -> None:
-        if self._live is None or self._attention is Attention.FULL:
-            return
-        self._attention = Attention.FULL
-        reply = self._live.reply
-        reply.resume()
-        self._emit(events.ReplyResumed(reply.id, reply.position_samples, cause))
-
     def _look_for_words(self, utterance: Utterance) -> None:
         """The user talks on over a paused reply: long enough to be more than a backchannel, if there are words."""
         if not utterance.pending and utterance.voiced_ms - self._asked_at_ms >= _ASK_AGAIN_MS:
@@ -463,132 +425,46 @@ class Conversation:
         if utterance.silence_ms == 0:
             return  # still voiced, still no words: it is looked at again
         self._utterance = None
-        self._restore_reply("noise" if verdict is Verdict.NOISE else "backchannel")
+        self._floor.restore("noise" if verdict is Verdict.NOISE else "backchannel")
 
     def _interrupt(self, utterance: Utterance) -> None:
-        """Give the user the floor: the reply is stopped first, then the client is told."""
-        if self._live is None:
+        """Give the user the floor: no frame leaves any more, then the client is told, then how the reply ended."""
+        reply = self._floor.live
+        if reply is None:
             return
-        self._live.reply.timeline.stopped = self._ports.clock.now()
-        self._live.task.cancel()
+        reply.timeline.stopped = self._ports.clock.now()
         self._announce(utterance)
         if self._state is State.SPEAKING:
             self._go(State.BARGED_IN)
-        self._stop_reply("turn_detected")
+        self._floor.stop("turn_detected")
         self._go(State.LISTENING)
 
-    def _stop_reply(self, reason: events.DoneReason, client_end_ms: int | None = None) -> None:
-        live, self._live = self._live, None
-        self._attention = Attention.FULL
-        if live is not None:
-            live.task.cancel()
-            live.reply.stop(reason, client_end_ms)
-            self._emit(events.TurnCompleted(live.reply.timeline))
-
-    # --- replies ----------------------------------------------------------------------------------------------------
-
     def _speculate(self, utterance: Utterance, transcript: Transcript) -> None:
-        """Think and synthesise already, while it is not decided that the user has finished."""
+        """Begin the reply while it is not decided that the user has finished."""
         text = transcript.text.strip()
-        turns = self._settings.turns
-        self._discard_speculation()
-        if text and turns.create_response and self._live is None and not self._awaited:
+        self._floor.discard_speculation()
+        if text and self._settings.turns.create_response and not self._awaited:
             said = Message(utterance.item_id, "user", text, spoken=True)
-            self._speculation = self._begin(
-                ResponseOptions(), (*self._history.snapshot(), said), utterance.timeline, "speculate"
-            )
-            utterance.timeline.speculative = True
-
-    def _discard_speculation(self) -> None:
-        speculation, self._speculation = self._speculation, None
-        if speculation is not None:
-            timeline = speculation.reply.timeline
-            timeline.speculative = False
-            timeline.first_token = timeline.first_audio_ready = None
-            speculation.reply.stop("turn_detected")
-            speculation.task.cancel()
+            self._floor.speculate(self._settings, (*self._history.snapshot(), said), utterance.timeline)
 
     def _answer(self, utterance: Utterance) -> None:
-        if self._live is not None:
+        if self._floor.live is not None:
             self._respond_next = ResponseOptions()
             return
-        speculation, self._speculation = self._speculation, None
-        live = speculation or self._begin(ResponseOptions(), self._history.snapshot(), utterance.timeline, "reply")
-        self._take_floor(live)
-
-    def _begin(self, options: ResponseOptions, history: tuple[Item, ...], timeline: Timeline, name: str) -> _Live:
-        self._generation += 1
-        plan = self._plan(options, history)
-        reply = Reply(plan, self._ports, self._history, timeline, self._emit, self._on_audible)
-        task = self._spawn(f"{name}:{reply.id}", self._make(reply))
-        return _Live(reply, task)
-
-    def _plan(self, options: ResponseOptions, history: tuple[Item, ...]) -> ReplyPlan:
-        settings = self._settings
-        audio = settings.audio_output if options.audio_output is None else options.audio_output
-        request = ReplyRequest(
-            settings.session_id,
-            history,
-            settings.instructions if options.instructions is None else options.instructions,
-            settings.tools if options.tools is None else options.tools,
-            settings.tool_choice if options.tool_choice is None else options.tool_choice,
-            options.max_output_tokens or settings.max_output_tokens,
-        )
-        synthesis = SynthesisRequest(
-            settings.session_id,
-            settings.voice_model,
-            settings.voice if options.voice is None else options.voice,
-            settings.language,
-            settings.output_rate_hz,
-            settings.speed,
-        )
-        return ReplyPlan(
-            request,
-            synthesis if audio else None,
-            self._generation,
-            settings.limits.reply_start_s,
-            settings.apology,
-            settings.lead_ms,
-            options.metadata,
-        )
-
-    def _take_floor(self, live: _Live) -> None:
-        self._live = live
-        if self._state is not State.THINKING:
-            self._go(State.THINKING)
-        live.reply.commit()
-        if live.reply.message_id is not None:
-            self._remember(live.reply)
-
-    async def _make(self, reply: Reply) -> None:
-        await reply.run()
-        if self._live is not None and self._live.reply is reply:
-            self._live = None
-            self._attention = Attention.FULL
-            self._remember(reply)
-            self._respond_or_rest(reply.timeline)
+        self._go(State.THINKING)
+        if not self._floor.commit_speculation():
+            self._floor.reply(self._settings, ResponseOptions(), utterance.timeline)
 
     def _respond_or_rest(self, timeline: Timeline) -> None:
         """A turn is over: answer what came meanwhile, or wait."""
         self._emit(events.TurnCompleted(timeline))
+        if self._floor.live is not None:
+            return
         options, self._respond_next = self._respond_next, None
-        if self._live is not None:
-            self._respond_next = options
-        elif options is not None:
+        if options is not None:
             self.respond(options)
         elif self._utterance is None or not self._utterance.announced:
             self._go(State.THINKING if self._awaited else State.IDLE)
-
-    def _on_audible(self) -> None:
-        self._go(State.SPEAKING)
-        if self._live is not None:
-            self._remember(self._live.reply)
-
-    def _remember(self, reply: Reply) -> None:
-        if reply.message_id is not None:
-            self._replies[reply.message_id] = reply
-            while len(self._replies) > _REMEMBERED_REPLIES:
-                del self._replies[next(iter(self._replies))]
 
     # --- what a client asks for -------------------------------------------------------------------------------------
 
@@ -600,7 +476,7 @@ class Conversation:
             raise ClientError("item_create_duplicate_item_id", f"There is an item {item.id!r} already.") from None
         except KeyError:
             raise ClientError("item_create_invalid_previous_item_id", f"There is no item {after!r}.") from None
-        self._last_activity_at = self._ports.clock.now()
+        self._limits.touch()
         self._emit(events.ItemAdded(item, previous))
         self._emit(events.ItemDone(item, previous))
 
@@ -617,35 +493,35 @@ class Conversation:
 
         A live reply is stopped by it.
         """
-        reply = self._replies.get(item_id)
+        reply = self._floor.spoken(item_id)
         if reply is None:
             raise ClientError("item_truncate_invalid_item_id", f"There is no spoken item {item_id!r} to truncate.")
-        if self._live is not None and self._live.reply is reply:
-            self._stop_reply("client_cancelled", audio_end_ms)
+        if reply is self._floor.live:
+            self._floor.stop("client_cancelled", audio_end_ms)
             self._rest()
         else:
             reply.truncate(audio_end_ms)
 
     def respond(self, options: ResponseOptions) -> None:
         """Reply now (`conversation_already_has_active_response`)."""
-        if self._live is not None:
+        if self._floor.live is not None:
             raise ClientError(
                 "conversation_already_has_active_response",
                 "A reply is live: cancel it first (response.cancel), or wait for response.done.",
             )
-        self._last_activity_at = self._ports.clock.now()
+        self._limits.touch()
         if self._awaited:  # what the user just said belongs to what is answered
             self._respond_next = options
             return
-        self._discard_speculation()
-        timeline = Timeline(new_id("turn"))
-        self._take_floor(self._begin(options, self._history.snapshot(), timeline, "reply"))
+        self._go(State.THINKING)
+        self._floor.reply(self._settings, options, Timeline(new_id("turn")))
 
     def cancel_response(self, response_id: str | None = None) -> None:
         """Stop the live reply (`response_cancel_not_active` when there is none, or not this one)."""
-        if self._live is None or response_id not in (None, self._live.reply.id):
+        live = self._floor.live
+        if live is None or response_id not in (None, live.id):
             raise ClientError("response_cancel_not_active", "Cancellation failed: no such reply is live.")
-        self._stop_reply("client_cancelled")
+        self._floor.stop("client_cancelled")
         self._rest()
 
     def _rest(self) -> None:
@@ -657,34 +533,11 @@ class Conversation:
         else:
             self._go(State.IDLE)
 
-    # --- limits and housekeeping ------------------------------------------------------------------------------------
+    # --- housekeeping ------------------------------------------------------------------------------------
 
     async def _watch_limits(self) -> None:
-        limits, clock = self._settings.limits, self._ports.clock
-        session_end = clock.now() + limits.session_s if limits.session_s else None
-        warned: set[str] = set()
-        while True:
-            if self._live is not None or self._utterance is not None:
-                self._last_activity_at = clock.now()
-            limits = self._settings.limits
-            idle_end = self._last_activity_at + limits.idle_s if limits.idle_s else None
-            for limit, end in (("idle", idle_end), ("session", session_end)):
-                self._approach(limit, end, warned)
-            await clock.sleep_until(clock.now() + 1.0)
-
-    def _approach(self, limit: str, end: float | None, warned: set[str]) -> None:
-        if end is None:
-            return
-        name: Literal["idle", "session"] = "idle" if limit == "idle" else "session"
-        left_s = end - self._ports.clock.now()
-        if left_s > self._settings.limits.warning_s:
-            warned.discard(limit)
-        elif limit not in warned:
-            warned.add(limit)
-            self._emit(events.LimitNear(name, left_s))
-        if left_s <= 0 and not self._closing.is_set():
-            self._end_reason = name
-            self._closing.set()
+        self._end_reason = await self._limits.run(lambda: self._floor.live is not None or self._utterance is not None)
+        self._closing.set()
 
     def _emit_item_done(self, item_id: str) -> None:
         item = self._history.get(item_id)
