@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -17,11 +16,11 @@ STARTS = 3
 
 
 class Child:
-    """One `antiphon` command as a process, restarted with growing delays when it ends by itself.
+    """One command as a process, restarted with growing delays when it ends by itself.
 
     Args:
         name: What it is called, and what its log file is called.
-        arguments: Of the `antiphon` command.
+        command: A program and its arguments.
         environment: What it is told beside our own environment.
         log: The file for its log; begun anew at each start of ours.
         warn: Told, in a sentence, of every end that was not asked for.
@@ -31,7 +30,7 @@ class Child:
     def __init__(
         self,
         name: str,
-        arguments: Sequence[str],
+        command: Sequence[str],
         *,
         environment: Mapping[str, str],
         log: Path,
@@ -42,7 +41,7 @@ class Child:
         self.log = log
         self.settled = False
         """Set by the owner once the child has done its work: from then on it is restarted for ever."""
-        self._arguments = arguments
+        self._command = command
         self._environment = environment
         self._warn = warn
         self._announce = announce
@@ -92,7 +91,7 @@ class Child:
     async def _run(self) -> int:
         with self.log.open("ab") as log:
             self._process = process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "antiphon.cli.main", *self._arguments),
+                *self._command,
                 env={**os.environ, **self._environment},
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.PIPE,

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import sys
 import tempfile
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -23,6 +24,9 @@ from antiphon.registry.writer import RegistryWriter
 POOL = "local"
 GRACE_S = 5.0
 """For running conversations, once it is told to end; then for running streams."""
+_STOP_S = GRACE_S + 7.0
+"""For a child to end: its grace, and what it needs to let go of everything."""
+_ANTIPHON = (sys.executable, "-m", "antiphon.cli.main")
 _POLL_S = 0.1
 _START_S = 60.0
 
@@ -145,9 +149,7 @@ async def _write(config: OrchestratorConfig) -> None:
 async def _stop(children: list[Child]) -> None:
     """First the orchestrator, which ends the calls; then the workers, which are then idle."""
     for first in (True, False):
-        await asyncio.gather(
-            *(child.stop(GRACE_S + 1) for child in children if (child.name == "orchestrator") is first)
-        )
+        await asyncio.gather(*(child.stop(_STOP_S) for child in children if (child.name == "orchestrator") is first))
 
 
 def _children(deployment: Deployment, options: UpOptions, folder: Path, warn: Callable[[str], None]) -> list[Child]:
@@ -160,7 +162,7 @@ def _children(deployment: Deployment, options: UpOptions, folder: Path, warn: Ca
     file.write_text(yaml.safe_dump(told))
     orchestrator = Child(
         "orchestrator",
-        ["orchestrator", "--config", str(file)],
+        [*_ANTIPHON, "orchestrator", "--config", str(file)],
         environment={},
         log=_fresh(logs / "orchestrator.log"),
         warn=warn,
@@ -187,7 +189,7 @@ def _worker(
     if config.workers.token_file is not None:
         told["TOKEN_FILE"] = str(config.workers.token_file)
     environment = {f"ANTIPHON_WORKER_{key}": value for key, value in told.items()}
-    return Child(name, ["worker"], environment=environment, log=_fresh(logs / f"{name}.log"), warn=warn)
+    return Child(name, [*_ANTIPHON, "worker"], environment=environment, log=_fresh(logs / f"{name}.log"), warn=warn)
 
 
 def _fresh(log: Path) -> Path:

@@ -24,6 +24,21 @@ _FETCHED_VOICE = "en_US-lessac-medium"
 _FETCHED_RECOGNISER = ("base-en", "hf://Systran/faster-whisper-base.en")
 # OpenAI's names, so that a program written for its API runs as it is.
 _OPENAI_MODELS = ("gpt-realtime", "tts-1", "tts-1-hd", "gpt-4o-mini-tts", "whisper-1", "gpt-4o-transcribe")
+_OPENAI_VOICES = (
+    "alloy",
+    "ash",
+    "ballad",
+    "cedar",
+    "coral",
+    "echo",
+    "fable",
+    "marin",
+    "nova",
+    "onyx",
+    "sage",
+    "shimmer",
+    "verse",
+)
 _STAY = Residency(policy="Pinned")
 
 
@@ -143,7 +158,9 @@ def _defaults(default: DefaultsConfig, models: tuple[ModelSpec, ...]) -> Default
 
 
 def _openai_aliases() -> AliasesConfig:
-    return AliasesConfig(models=dict.fromkeys(_OPENAI_MODELS, "default"))
+    return AliasesConfig(
+        models=dict.fromkeys(_OPENAI_MODELS, "default"), voices=dict.fromkeys(_OPENAI_VOICES, "default")
+    )
 
 
 def _contradiction(sentence: str) -> AntiphonError:

@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator
 
+from pydantic import ValidationError
+
 from antiphon.contracts.errors import AntiphonError
 
 _EXTRAS = {
@@ -26,11 +28,20 @@ def explain(error: BaseException) -> str:
         if isinstance(cause, AntiphonError):
             return str(cause)
     for cause in causes:
-        if isinstance(cause, ModuleNotFoundError) and cause.name is not None:
+        if isinstance(cause, ValidationError):
+            return _invalid(cause)
+        if isinstance(cause, ModuleNotFoundError) and cause.name and not cause.name.startswith("antiphon."):
             extra = _EXTRAS.get(cause.name.split(".")[0], "demo")
             return f"This needs {cause.name}, which is not installed: pip install 'antiphon[{extra}]'."
     told = "; ".join(f"{type(cause).__name__}: {cause}" for cause in causes)
     return f"This is a fault of antiphon's own ({told}). Set ANTIPHON_DEBUG=1 to see where, and please report it."
+
+
+def _invalid(error: ValidationError) -> str:
+    """What is wrong with a setting; never its value, which may be a secret."""
+    fault = error.errors(include_url=False, include_input=False)[0]
+    place = ".".join(str(part) for part in fault["loc"])
+    return f"{error.title}: {place}: {fault['msg'].removeprefix('Value error, ')}"
 
 
 def _leaves(error: BaseException) -> Iterator[BaseException]:

@@ -6,6 +6,7 @@ import signal
 import sys
 from collections.abc import Coroutine
 from enum import StrEnum
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -216,6 +217,16 @@ def demo(
 
 
 @app.command(
+    rich_help_panel="Look inside",
+    add_help_option=False,
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+)
+def bench(context: typer.Context) -> None:
+    """Measure what a listener hears; antiphon bench --help lists what can be measured."""
+    import_module("antiphon.cli.bench").app(args=context.args, prog_name="antiphon bench")
+
+
+@app.command(
     rich_help_panel="Serve",
     epilog=examples(
         "ANTIPHON_WORKER_MODELS=models.yaml ANTIPHON_WORKER_REDIS_URL=redis://127.0.0.1:6379/0 antiphon worker",
@@ -235,11 +246,18 @@ def worker() -> None:
         "antiphon orchestrator --config docs/examples/assistants.yaml",
     ),
 )
-def orchestrator(config: Config = None, host: Host = None, port: Port = None) -> None:
+def orchestrator(
+    config: Config = None,
+    host: Host = None,
+    port: Port = None,
+    log_json: Annotated[bool, typer.Option("--log-json", help="Write the log as JSON.")] = False,
+) -> None:
     """Run one orchestrator; prints its address once it listens."""
     from antiphon.orchestrator.app import serve
     from antiphon.orchestrator.config import load_config
+    from antiphon.telemetry.logs import configure_logging
 
+    configure_logging(as_json=log_json)
     given = {name: value for name, value in (("host", host), ("port", port)) if value is not None}
     loaded = load_config(config)
     loaded = loaded.model_copy(update={"server": loaded.server.model_copy(update=given)})

@@ -25,6 +25,7 @@ HEADER = struct.Struct("!BBHIQ")
 """Of a binary message: version, kind, flags, generation, sample position."""
 VERSION, USER_AUDIO, REPLY_AUDIO = 1, 1, 2
 _MESSAGE_BYTES = 64 * 2**20
+_OPEN_S = 10.0
 _CLOSE_S = 3.0
 
 
@@ -64,6 +65,18 @@ class RealtimeSession:
     async def send(self, event: Mapping[str, Any]) -> None:
         """Send a client event. Raises `AntiphonError(WORKER_LOST)` when the server has closed the session."""
         await self._write(json.dumps(event))
+
+    async def begin(self, settings: Mapping[str, Any] | None) -> None:
+        """Wait until the session stands, with these settings where there are any."""
+        await self._granted("session.created")
+        if settings is not None:
+            await self.send({"type": "session.update", "session": {"type": "realtime", **settings}})
+            await self._granted("session.updated")
+
+    async def _granted(self, type: str) -> None:
+        event = await self.expect(type, "error", within_s=_OPEN_S)
+        if event.type == "error":
+            raise AntiphonError(Reason.INVALID_REQUEST, f"The server says: {event.body['error'].get('message')}")
 
     def say(self, samples: Samples) -> Line:
         """Say something into the microphone: float32, mono, 24 kHz; returns when it is heard."""
@@ -211,10 +224,7 @@ async def connect(
         client = RealtimeSession(socket, speaker or Speaker(RATE_HZ), extension=extension)
         receiving = asyncio.create_task(client.receive(), name="receive")
         try:
-            await client.expect("session.created", within_s=10)
-            if session is not None:
-                await client.send({"type": "session.update", "session": {"type": "realtime", **session}})
-                await client.expect("session.updated", within_s=10)
+            await client.begin(session)
             yield client
         finally:
             async with asyncio.timeout(_CLOSE_S):

