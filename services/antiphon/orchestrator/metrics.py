@@ -24,6 +24,9 @@ class OrchestratorMetrics:
         self.dropped_frames = Counter(
             "antiphon_dropped_reply_frames", "Frames of a stopped reply that were not sent any more", registry=registry
         )
+        self.audio_requests = Counter(
+            "antiphon_audio_requests", "Requests to /v1/audio, by how they ended", ["api", "outcome"], registry=registry
+        )
         self.turns = Counter("antiphon_turns", "Turns that are over", ["interrupted"], registry=registry)
         self._voice_to_voice = self._histogram(
             "antiphon_voice_to_voice_seconds", "The user's last voiced sample to the reply's first frame", _SPEECH_S
