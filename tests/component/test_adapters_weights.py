@@ -1,0 +1,293 @@
+"""Weights fetched from a hub that breaks, lies, moves and goes away."""
+
+import asyncio
+import hashlib
+import io
+import tarfile
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from antiphon.adapters.download import is_complete
+from antiphon.adapters.weights import Progress, resolve, weights_digest
+from antiphon.contracts.errors import AntiphonError, Reason
+from antiphon.contracts.models import Artifact
+
+pytestmark = pytest.mark.component
+
+COMMIT = "a" * 40
+WEIGHTS = bytes(range(256)) * 20_000  # 5 MB: some pieces
+CONFIG = b'{"a": 1}'
+
+
+class Hub:
+    """A hub with one Whisper repository, one Piper voice, and faults to order."""
+
+    def __init__(self) -> None:
+        self.url = ""
+        self.requests: list[tuple[str, str]] = []
+        self.break_once_at = 0
+        self.served: dict[str, bytes] = {}
+        self.answers: list[int] = []
+        self.commit = COMMIT
+
+    def app(self) -> web.Application:
+        app = web.Application()
+        app.router.add_get("/api/models/acme/whisper/revision/{revision}", self.model)
+        app.router.add_get("/acme/whisper/resolve/{commit}/{name:.*}", self.file)
+        app.router.add_get("/rhasspy/piper-voices/resolve/main/voices.json", self.voices)
+        app.router.add_get("/rhasspy/piper-voices/resolve/main/{folder}/{name}", self.file)
+        app.router.add_get("/files/{name}", self.file)
+        return app
+
+    def names(self) -> list[str]:
+        return [name for name, _ in self.requests]
+
+    async def model(self, request: web.Request) -> web.Response:
+        self.requests.append(("model", ""))
+        blob = hashlib.sha1(f"blob {len(CONFIG)}\0".encode() + CONFIG).hexdigest()
+        large = {"sha256": hashlib.sha256(WEIGHTS).hexdigest(), "size": len(WEIGHTS), "pointerSize": 130}
+        siblings: list[dict[str, Any]] = [
+            {"rfilename": "README.md", "size": 5, "blobId": "0" * 40},
+            {"rfilename": "model.bin", "size": len(WEIGHTS), "blobId": "1" * 40, "lfs": large},
+            {"rfilename": "sub/config.json", "size": len(CONFIG), "blobId": blob},
+        ]
+        return web.json_response({"sha": self.commit, "siblings": siblings})
+
+    async def voices(self, _: web.Request) -> web.Response:
+        self.requests.append(("voices.json", ""))
+        files = {
+            f"en/{name}": {"size_bytes": len(data), "md5_digest": hashlib.md5(data).hexdigest()}
+            for name, data in (("en_US-joe-medium.onnx", WEIGHTS), ("en_US-joe-medium.onnx.json", CONFIG))
+        }
+        return web.json_response({"en_US-joe-medium": {"files": files}})
+
+    async def file(self, request: web.Request) -> web.StreamResponse:
+        name = request.match_info["name"]
+        self.requests.append((name, request.headers.get("Range", "")))
+        if self.answers and (status := self.answers.pop(0)) != 200:
+            return web.Response(status=status)
+        data = self.served.get(name, WEIGHTS if name.endswith((".bin", ".onnx")) else CONFIG)
+        start = int(request.headers.get("Range", "bytes=0-")[6:-1])
+        if start >= len(data):
+            return web.Response(status=416)
+        headers = {"Content-Length": str(len(data) - start), "ETag": '"1"'}
+        response = web.StreamResponse(status=206 if start else 200, headers=headers)
+        await response.prepare(request)
+        if self.break_once_at and name.endswith((".bin", ".onnx")):
+            await response.write(data[start : self.break_once_at])
+            self.break_once_at = 0
+            assert request.transport is not None
+            request.transport.close()
+            return response
+        await response.write(data[start:])
+        return response
+
+
+@pytest.fixture
+async def hub(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Hub]:
+    hub = Hub()
+    runner = web.AppRunner(hub.app())
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    hub.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    monkeypatch.setenv("HF_ENDPOINT", hub.url)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    monkeypatch.setattr("antiphon.adapters.download._BACKOFF_S", 0.01)
+    yield hub
+    await runner.cleanup()
+
+
+async def get(uri: str, cache: Path, seen: list[Progress] | None = None, **artifact: str) -> Path:
+    path = await resolve(Artifact(uri=uri, **artifact), cache, (seen if seen is not None else []).append)
+    assert path is not None
+    return path
+
+
+async def test_a_repository_is_fetched_once_and_verified(hub: Hub, tmp_path: Path) -> None:
+    seen: list[Progress] = []
+    path = await get("hf://acme/whisper", tmp_path, seen)
+    assert (path / "model.bin").read_bytes() == WEIGHTS
+    assert (path / "sub/config.json").read_bytes() == CONFIG
+    assert not (path / "README.md").exists()
+    assert is_complete(path)
+    done = [progress.done_bytes for progress in seen]
+    assert done == sorted(done)
+    assert seen[-1] == Progress(len(WEIGHTS) + len(CONFIG), len(WEIGHTS) + len(CONFIG))
+    hub.requests.clear()
+    assert await get("hf://acme/whisper", tmp_path) == path
+    assert hub.names() == ["model"], "a moving revision is looked up, its files are not fetched again"
+
+
+async def test_a_commit_is_never_asked_for_again(hub: Hub, tmp_path: Path) -> None:
+    path = await get("hf://acme/whisper", tmp_path, revision=COMMIT)
+    hub.requests.clear()
+    assert await get("hf://acme/whisper", tmp_path, revision=COMMIT) == path
+    assert hub.requests == []
+
+
+async def test_a_folder_of_a_repository(hub: Hub, tmp_path: Path) -> None:
+    path = await get("hf://acme/whisper/sub", tmp_path)
+    assert [file.name for file in path.iterdir()] == ["config.json"]
+
+
+async def test_a_broken_transfer_goes_on_where_it_was(hub: Hub, tmp_path: Path) -> None:
+    hub.break_once_at = 3_000_000
+    path = await get("hf://acme/whisper", tmp_path)
+    assert (path / "model.bin").read_bytes() == WEIGHTS
+    ranges = [asked for name, asked in hub.requests if name == "model.bin"]
+    assert ranges[0] == ""
+    assert len(ranges) == 2
+    assert 0 < int(ranges[1][6:-1]) <= 3_000_000
+
+
+async def test_what_a_killed_process_left_is_resumed(hub: Hub, tmp_path: Path) -> None:
+    folder = tmp_path / "hf" / "acme--whisper" / COMMIT
+    folder.mkdir(parents=True)
+    (folder / "model.bin.part").write_bytes(WEIGHTS[:1_000_000])
+    path = await get("hf://acme/whisper", tmp_path)
+    assert (path / "model.bin").read_bytes() == WEIGHTS
+    assert ("model.bin", "bytes=1000000-") in hub.requests
+
+
+async def test_a_busy_server_is_asked_again_and_a_refusing_one_is_not(hub: Hub, tmp_path: Path) -> None:
+    hub.answers = [503, 429, 200]
+    await get("hf://acme/whisper", tmp_path / "one")
+    hub.requests.clear()
+    hub.answers = [403]
+    with pytest.raises(AntiphonError, match="403") as error:
+        await get("hf://acme/whisper", tmp_path / "two")
+    assert error.value.reason is Reason.LOAD_FAILED
+    assert hub.names().count("model.bin") == 1
+
+
+@pytest.mark.parametrize("wrong", [WEIGHTS[:-1] + b"!", WEIGHTS + b"!"])
+async def test_wrong_bytes_are_refused_and_not_kept(hub: Hub, tmp_path: Path, wrong: bytes) -> None:
+    hub.served["model.bin"] = wrong
+    expected, found = hashlib.sha256(WEIGHTS).hexdigest(), hashlib.sha256(wrong).hexdigest()
+    with pytest.raises(AntiphonError, match=rf"sha256:{found}, and not sha256:{expected}") as error:
+        await get("hf://acme/whisper", tmp_path)
+    assert error.value.reason is Reason.LOAD_FAILED
+    assert not list(tmp_path.rglob("model.bin*"))
+    hub.served.clear()
+    assert is_complete(await get("hf://acme/whisper", tmp_path)), "the next try starts afresh"
+
+
+async def test_small_files_are_checked_by_their_git_blob(hub: Hub, tmp_path: Path) -> None:
+    hub.served["sub/config.json"] = b'{"a": 2}'
+    with pytest.raises(AntiphonError, match="git:"):
+        await get("hf://acme/whisper", tmp_path)
+
+
+async def test_two_that_want_the_same_fetch_it_once(hub: Hub, tmp_path: Path) -> None:
+    paths = await asyncio.gather(*(get("hf://acme/whisper", tmp_path) for _ in range(3)))
+    assert len(set(paths)) == 1
+    assert hub.names().count("model.bin") == 1
+
+
+async def test_a_hub_that_is_gone_leaves_what_is_cached(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unused_tcp_port: int
+) -> None:
+    path = await get("hf://acme/whisper", tmp_path)
+    monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{unused_tcp_port}")
+    assert await get("hf://acme/whisper", tmp_path) == path
+
+
+@pytest.mark.parametrize("uri", ["hf://acme/whisper", "piper://en_US-joe-medium"])
+async def test_offline_and_absent_says_what_to_do(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uri: str
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(AntiphonError, match="cannot be reached: go online once, set HF_ENDPOINT") as error:
+        await get(uri, tmp_path)
+    assert error.value.reason is Reason.LOAD_FAILED
+    assert hub.requests == []
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    path = await get(uri, tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert await get(uri, tmp_path) == path, "what is cached needs no network"
+
+
+async def test_a_voice_of_pipers_index(hub: Hub, tmp_path: Path) -> None:
+    hub.break_once_at = 1_000_000
+    path = await get("piper://en_US-joe-medium", tmp_path)
+    assert sorted(file.name for file in path.iterdir()) == ["en_US-joe-medium.onnx", "en_US-joe-medium.onnx.json"]
+    assert (path / "en_US-joe-medium.onnx").read_bytes() == WEIGHTS
+    hub.requests.clear()
+    assert await get("piper://en_US-joe-medium", tmp_path) == path
+    assert hub.requests == []
+
+
+async def test_an_unknown_voice_is_refused_with_those_alike(hub: Hub, tmp_path: Path) -> None:
+    with pytest.raises(AntiphonError, match="en_US-joe-medium") as error:
+        await get("piper://en_US-jo-medium", tmp_path)
+    assert error.value.reason is Reason.INVALID_REQUEST
+
+
+async def test_a_file_by_http_needs_its_digest(hub: Hub, tmp_path: Path) -> None:
+    uri, digest = f"{hub.url}/files/voice.bin", "sha256:" + hashlib.sha256(WEIGHTS).hexdigest()
+    assert (await get(uri, tmp_path, digest=digest)).read_bytes() == WEIGHTS
+    with pytest.raises(AntiphonError, match="digest") as error:
+        await get(uri, tmp_path)
+    assert error.value.reason is Reason.INVALID_REQUEST
+
+
+async def test_an_archive_is_unpacked_and_cannot_leave_its_folder(hub: Hub, tmp_path: Path) -> None:
+    def archive(name: str) -> bytes:
+        packed = io.BytesIO()
+        with tarfile.open(fileobj=packed, mode="w:gz") as tar:
+            member = tarfile.TarInfo(name)
+            member.size = len(CONFIG)
+            tar.addfile(member, io.BytesIO(CONFIG))
+        return packed.getvalue()
+
+    digest = "sha256:" + hashlib.sha256(CONFIG).hexdigest()
+    hub.served = {"good.tar.gz": archive("voice/config.json"), "evil.tar.gz": archive("../../evil.json")}
+    path = await get(f"{hub.url}/files/good.tar.gz", tmp_path, digest=digest)
+    assert (path / "voice/config.json").read_bytes() == CONFIG
+    assert is_complete(path)
+    with pytest.raises(AntiphonError, match="no archive that can be unpacked"):
+        await get(f"{hub.url}/files/evil.tar.gz", tmp_path, digest=digest)
+    assert not (tmp_path / "evil.json").exists()
+
+
+async def test_a_digest_that_differs_is_refused_and_both_are_named(tmp_path: Path) -> None:
+    (tmp_path / "w.bin").write_bytes(WEIGHTS)
+    uri, other = (tmp_path / "w.bin").as_uri(), "sha256:" + "0" * 64
+    found = weights_digest(tmp_path / "w.bin")
+    with pytest.raises(AntiphonError, match=f"{found}, and not {other}") as error:
+        await get(uri, tmp_path, digest=other)
+    assert error.value.reason is Reason.LOAD_FAILED
+    assert await get(uri, tmp_path, digest=found) == tmp_path / "w.bin"
+    assert await get(tmp_path.as_uri(), tmp_path, digest=found) == tmp_path
+
+
+async def test_weights_on_this_machine(tmp_path: Path) -> None:
+    (tmp_path / "a voice").mkdir()
+    assert await get((tmp_path / "a voice").as_uri(), tmp_path) == tmp_path / "a voice"
+    assert (await get("package://antiphon/contracts", tmp_path)).name == "contracts"
+    assert await resolve(None, tmp_path, print) is None
+
+
+@pytest.mark.parametrize(
+    ("uri", "reason", "says"),
+    [
+        ("file:///no/such/voice", Reason.LOAD_FAILED, "no weights"),
+        ("package://no_such_wheel/data", Reason.LOAD_FAILED, "pip install no-such-wheel"),
+        ("package://antiphon/../../etc", Reason.INVALID_REQUEST, "leaves its package"),
+        ("package://antiphon/nothing", Reason.LOAD_FAILED, "no weights"),
+        ("hf://whisper", Reason.INVALID_REQUEST, "hf://owner/repo"),
+        ("hf://acme/../whisper", Reason.INVALID_REQUEST, "hf://owner/repo"),
+        ("ftp://example.org/voice", Reason.INVALID_REQUEST, "file, package, hf, piper, https"),
+        ("voice.onnx", Reason.INVALID_REQUEST, "file, package, hf, piper, https"),
+    ],
+)
+async def test_what_cannot_be_meant_is_refused(uri: str, reason: Reason, says: str, tmp_path: Path) -> None:
+    with pytest.raises(AntiphonError, match=says) as error:
+        await get(uri, tmp_path)
+    assert error.value.reason is reason
