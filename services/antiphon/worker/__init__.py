@@ -1,1 +1,1 @@
-"""."""
+"""The process that serves models: engines behind gRPC, loaded, shared and let go by one manager."""

@@ -1,0 +1,90 @@
+"""All that a worker is told: from the environment (`ANTIPHON_WORKER_...`) or from whoever starts it."""
+
+import json
+import os
+import socket
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+from pydantic import Field, ValidationInfo, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from antiphon.contracts.models import ModelSpec
+
+
+class WorkerConfig(BaseSettings):
+    """One worker. Frozen; loaded once, handed down."""
+
+    model_config = SettingsConfigDict(env_prefix="ANTIPHON_WORKER_", env_nested_delimiter="__", frozen=True)
+
+    worker_id: str = Field(default_factory=socket.gethostname, min_length=1, max_length=253)
+    """Unique in the namespace; a pod's name. The host's name otherwise."""
+    host: str = "127.0.0.1"
+    """The address to listen on. Beyond loopback a `token_file` is needed."""
+    advertise_host: str = ""
+    """The address that others reach it by; empty: `host`, or the host's own name when that is a wildcard."""
+    port: int = Field(default=7001, ge=0, le=65535)
+    """gRPC; 0: any free one."""
+    metrics_port: int | None = Field(default=9101, ge=0, le=65535)
+    """`/metrics`; 0: any free one, None: none."""
+    models: Annotated[tuple[ModelSpec, ...], NoDecode] = ()
+    """What may be loaded: specs, JSON, or the path of a YAML file with a list of them (or a key `models`)."""
+    redis_url: str | None = None
+    """The registry; None: the worker announces itself nowhere."""
+    namespace: str = Field(default="default", min_length=1, max_length=63)
+    """Of the registry's keys."""
+    token_file: Path | None = None
+    """The bearer token that callers must show."""
+    cache: Path = Path.home() / ".cache" / "antiphon"
+    """Where fetched weights are kept."""
+
+    max_streams: int = Field(default=16, ge=1, le=10_000)
+    """Synthesis and recognition together; one more is refused with WORKER_FULL."""
+    synthesis_threads: int = Field(default=2, ge=1, le=64)
+    """Hops of synthesis that compute at once."""
+    recognition_threads: int = Field(default=2, ge=1, le=64)
+    """Transcripts that are computed at once."""
+    load_threads: int = Field(default=1, ge=1, le=8)
+    """Models that are loaded at once, apart from inference."""
+    memory_budget_mib: int = Field(default=0, ge=0)
+    """What models may take together; 0: no limit."""
+    resident_cap: int = Field(default=0, ge=0)
+    """How many models may be held; 0: no limit."""
+    load_wait_s: float = Field(default=20.0, ge=0, le=600)
+    """How long a stream waits for its model to load before it is told MODEL_LOADING."""
+
+    loudness_lufs: float | None = Field(default=-18.0, ge=-40, le=-8)
+    """How loud every voice is made, measured at warm-up; None: as it comes. -18 leaves speech its peaks."""
+    max_text_chars: int = Field(default=20_000, ge=1)
+    """Code points in one synthesis: about 20 minutes of speech."""
+    max_utterance_s: float = Field(default=120.0, gt=0)
+    max_stream_s: float = Field(default=1800.0, gt=0)
+    """Wall-clock time of one stream, pauses included: so that every stream ends."""
+    drain_timeout_s: float = Field(default=60.0, ge=0)
+    """How long running streams may take to finish after SIGTERM; below the pod's grace."""
+    log_json: bool = False
+    log_level: str = "INFO"
+
+    @field_validator("models", mode="before")
+    @classmethod
+    def _read_models(cls, value: Any) -> Any:
+        if isinstance(value, str) and value.lstrip().startswith(("[", "{")):
+            value = json.loads(value)
+        elif isinstance(value, str | os.PathLike):
+            value = yaml.safe_load(Path(value).read_text(encoding="utf-8")) or ()
+        return value["models"] if isinstance(value, dict) else value
+
+    @field_validator("models")
+    @classmethod
+    def _names_are_unique(cls, value: tuple[ModelSpec, ...], info: ValidationInfo) -> tuple[ModelSpec, ...]:
+        names = [name for spec in value for name in (spec.name, *spec.aliases)]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"these model names or aliases are used twice: {', '.join(twice)}")
+        return value
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine can reach the worker."""
+        return self.host in ("localhost", "::1") or self.host.startswith("127.")

@@ -1,0 +1,179 @@
+"""From a spec to a warm model: fetch, describe, load, and let it do once what it is for."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from antiphon.adapters import discovery, weights
+from antiphon.adapters.download import Progress
+from antiphon.audio.loudness import gain_to, measure_lufs
+from antiphon.contracts.adapters import AsrEngine, Capabilities, HearingRequest, Samples, SpeechRequest, TtsEngine
+from antiphon.contracts.errors import AntiphonError, Reason
+from antiphon.contracts.models import ModelSpec, model_digest
+from antiphon.telemetry.logs import where
+from antiphon.worker.executor import Executor
+
+WARM_UP_TEXT = "Good morning. The voice that you are hearing now is ready, and it will be with you in a moment."
+"""About five seconds: enough to measure loudness by."""
+_GAIN = (0.1, 8.0)  # -20 to +18 dB: beyond that the measurement is wrong, not the voice
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedModel:
+    """A model whose files are here, before its weights are loaded."""
+
+    spec: ModelSpec
+    digest: str
+    capabilities: Capabilities
+    files: Path | None = None
+
+    @property
+    def memory_mib(self) -> int:
+        """What its weights take: as the spec says, else as the engine estimates."""
+        return self.spec.memory.weights_mib or self.capabilities.memory_mib
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A warm model."""
+
+    prepared: PreparedModel
+    engine: TtsEngine | AsrEngine
+    gain: float = 1.0
+    """What every sample of a voice is multiplied by, to be as loud as wanted."""
+    first_audio_ms: float = 0.0
+    """Of the warm-up sentence; 0 for a recogniser."""
+    real_time_factor: float = 0.0
+
+    @property
+    def name(self) -> str:
+        """The model's name."""
+        return self.prepared.spec.name
+
+    @property
+    def digest(self) -> str:
+        """The model's digest."""
+        return self.prepared.digest
+
+    @property
+    def rate_hz(self) -> int:
+        """The rate it speaks or hears at."""
+        return self.prepared.capabilities.sample_rate_hz
+
+
+class Loader(Protocol):
+    """Brings models into memory and out of it."""
+
+    async def prepare(self, spec: ModelSpec, progress: Callable[[float], None]) -> PreparedModel:
+        """Fetch the files, and describe the model. Raises `AntiphonError`."""
+        ...
+
+    async def load(self, prepared: PreparedModel) -> LoadedModel:
+        """Load the weights and warm them up. Raises `AntiphonError(LOAD_FAILED)`."""
+        ...
+
+    async def close(self, model: LoadedModel) -> None:
+        """Free the weights."""
+        ...
+
+
+class EngineLoader:
+    """Loads by the engines that are installed, in threads apart from inference.
+
+    Args:
+        executor: Where weights are read and warmed.
+        cache: Where fetched weights are kept.
+        loudness_lufs: How loud every voice is made; None: as it comes.
+    """
+
+    def __init__(self, executor: Executor, cache: Path, loudness_lufs: float | None) -> None:
+        self._executor = executor
+        self._cache = cache
+        self._loudness_lufs = loudness_lufs
+
+    async def prepare(self, spec: ModelSpec, progress: Callable[[float], None]) -> PreparedModel:
+        """Fetch the files (on the loop, resumable), then describe them and compute the digest (in a thread)."""
+        factory = discovery.find_engine(spec.task, spec.engine)
+
+        def report(fetched: Progress) -> None:
+            progress(fetched.done_bytes / fetched.total_bytes if fetched.total_bytes else 0.0)
+
+        files = await weights.resolve(spec.artifact, self._cache, report)
+        return await self._executor.run(_describe, spec, factory, files)
+
+    async def load(self, prepared: PreparedModel) -> LoadedModel:
+        """Load and warm up in a thread; a cancelled load still ends there, and is let go."""
+        loaded: list[LoadedModel] = []
+        try:
+            await self._executor.run(lambda: loaded.append(self._load(prepared)))
+        except asyncio.CancelledError:
+            for model in loaded:
+                await self.close(model)
+            raise
+        return loaded[0]
+
+    async def close(self, model: LoadedModel) -> None:
+        """Free the weights in a thread."""
+        await self._executor.run_to_end(model.engine.close)
+
+    def _load(self, prepared: PreparedModel) -> LoadedModel:
+        spec = prepared.spec
+        engine = discovery.find_engine(spec.task, spec.engine)()
+        engine.load(prepared.files, spec.engine_config)
+        try:
+            if isinstance(engine, TtsEngine) and spec.task == "tts":
+                return self._warm_voice(prepared, engine)
+            return _warm_recogniser(prepared, engine)
+        except BaseException as error:
+            engine.close()
+            if isinstance(error, AntiphonError):
+                raise
+            raise AntiphonError(
+                Reason.LOAD_FAILED, f"Model {spec.name!r} loaded but failed its warm-up: {where(error)}."
+            ) from error
+
+    def _warm_voice(self, prepared: PreparedModel, engine: TtsEngine) -> LoadedModel:
+        begun, first_audio_ms, chunks = time.perf_counter(), 0.0, []
+        stream = engine.open(SpeechRequest())
+        try:
+            for chunk in stream.synthesize(WARM_UP_TEXT):
+                first_audio_ms = first_audio_ms or (time.perf_counter() - begun) * 1000
+                chunks.append(chunk.samples)
+        finally:
+            stream.close()
+        took_s = time.perf_counter() - begun
+        rate_hz = prepared.capabilities.sample_rate_hz
+        samples = np.concatenate(chunks) if chunks else np.zeros(0, np.float32)
+        if not len(samples):
+            raise AntiphonError(Reason.LOAD_FAILED, f"Model {prepared.spec.name!r} loaded but gave no audio.")
+        return LoadedModel(
+            prepared, engine, self._gain(samples, rate_hz), first_audio_ms, took_s / (len(samples) / rate_hz)
+        )
+
+    def _gain(self, samples: Samples, rate_hz: int) -> float:
+        lufs = measure_lufs(samples, rate_hz)
+        if self._loudness_lufs is None or lufs is None:
+            return 1.0
+        return min(max(gain_to(self._loudness_lufs, lufs), _GAIN[0]), _GAIN[1])
+
+
+def _describe(spec: ModelSpec, factory: type[TtsEngine] | type[AsrEngine], files: Path | None) -> PreparedModel:
+    capabilities = factory.describe(files, spec.engine_config)
+    return PreparedModel(spec, model_digest(spec.engine, spec.engine_config, files), capabilities, files)
+
+
+def _warm_recogniser(prepared: PreparedModel, engine: TtsEngine | AsrEngine) -> LoadedModel:
+    assert isinstance(engine, AsrEngine)
+    begun = time.perf_counter()
+    stream = engine.open(HearingRequest())
+    try:
+        stream.push(np.zeros(prepared.capabilities.sample_rate_hz, np.float32))
+        stream.final()
+    finally:
+        stream.close()
+    return LoadedModel(prepared, engine, real_time_factor=time.perf_counter() - begun)

@@ -1,0 +1,437 @@
+"""The model manager: who is loaded, who waits, who must go.
+
+Each name of the catalogue has one slot, so a model is never there twice. A stream holds a reference from before its
+model is loaded until it has ended: what is referenced is never let go. Memory is reserved before a load and given back
+after the weights are freed, so that the budget holds at every moment in between.
+"""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import AsyncIterator, Callable, Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+from types import TracebackType
+from typing import Self
+
+from antiphon.contracts.adapters import Capabilities, Task
+from antiphon.contracts.errors import AntiphonError, Reason
+from antiphon.contracts.models import ModelSpec
+from antiphon.telemetry.logs import where
+from antiphon.telemetry.metrics import WorkerMetrics
+from antiphon.worker.loading import LoadedModel, Loader, PreparedModel
+
+UPKEEP_S = 1.0
+BACKOFF_S = (1.0, 60.0)
+"""Before a failed load is tried again: doubled from the first to the second."""
+
+logger = logging.getLogger(__name__)
+
+
+class ModelState(StrEnum):
+    """Where a model stands."""
+
+    ABSENT = "absent"
+    LOADING = "loading"
+    WARM = "warm"
+    IN_USE = "in_use"
+    LEAVING = "leaving"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class ModelView:
+    """A model as it stands at one moment."""
+
+    spec: ModelSpec
+    state: ModelState
+    digest: str = ""
+    streams: int = 0
+    memory_mib: int = 0
+    progress: float = 0.0
+    message: str = ""
+    capabilities: Capabilities | None = None
+    first_audio_ms: float = 0.0
+    real_time_factor: float = 0.0
+
+
+@dataclass(slots=True, eq=False)
+class _Slot:
+    """One name of the catalogue, and what is behind it now."""
+
+    spec: ModelSpec
+    prepared: PreparedModel | None = None
+    model: LoadedModel | None = None
+    references: int = 0
+    loading: asyncio.Task[AntiphonError | None] | None = None
+    closing: asyncio.Task[None] | None = None
+    must_leave: bool = False
+    reserved: bool = False
+    progress: float = 0.0
+    failure: AntiphonError | None = None
+    failures: int = 0
+    retry_at: float = 0.0
+    loaded_at: float = 0.0
+    used_at: float = 0.0
+    preloaded: bool = False
+
+    @property
+    def state(self) -> ModelState:
+        if self.must_leave or self.closing is not None:
+            return ModelState.LEAVING
+        if self.loading is not None:
+            return ModelState.LOADING
+        if self.model is not None:
+            return ModelState.IN_USE if self.references else ModelState.WARM
+        return ModelState.FAILED if self.failure is not None else ModelState.ABSENT
+
+    @property
+    def memory_mib(self) -> int:
+        weights_mib = self.prepared.memory_mib if self.reserved and self.prepared is not None else 0
+        return weights_mib + self.references * self.spec.memory.per_stream_mib
+
+    @property
+    def is_pinned(self) -> bool:
+        return self.spec.residency.policy == "Pinned"
+
+    def view(self) -> ModelView:
+        known, model = self.prepared, self.model
+        return ModelView(
+            spec=self.spec,
+            state=self.state,
+            digest=known.digest if known else "",
+            streams=self.references,
+            memory_mib=self.memory_mib,
+            progress=self.progress,
+            message=self.failure.message if self.failure else "",
+            capabilities=known.capabilities if known else None,
+            first_audio_ms=model.first_audio_ms if model else 0.0,
+            real_time_factor=model.real_time_factor if model else 0.0,
+        )
+
+
+class ModelManager:
+    """Holds the models of one worker; an async context manager, open while models may be used.
+
+    Args:
+        specs: The catalogue: nothing else is ever loaded.
+        loader: Brings models in and out.
+        metrics: Where loads and evictions are counted.
+        memory_budget_mib: What models may take together; 0: no limit.
+        resident_cap: How many may be held; 0: no limit.
+        load_wait_s: How long `use` waits for a load.
+        clock: Monotonic seconds.
+        on_change: Called after any model's state has changed.
+    """
+
+    def __init__(
+        self,
+        specs: Iterable[ModelSpec],
+        loader: Loader,
+        metrics: WorkerMetrics,
+        *,
+        memory_budget_mib: int = 0,
+        resident_cap: int = 0,
+        load_wait_s: float = 20.0,
+        clock: Callable[[], float] = time.monotonic,
+        on_change: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._slots = {spec.name: _Slot(spec) for spec in specs}
+        self._names = {name: slot for slot in self._slots.values() for name in (slot.spec.name, *slot.spec.aliases)}
+        self._loader = loader
+        self._metrics = metrics
+        self._budget_mib = memory_budget_mib
+        self._cap = resident_cap
+        self._load_wait_s = load_wait_s
+        self._clock = clock
+        self._on_change = on_change
+        self._room = asyncio.Lock()
+        self._changed = asyncio.Event()
+        self._tasks = asyncio.TaskGroup()
+
+    async def __aenter__(self) -> Self:
+        """Open for use; pinned and preloaded models begin to load at the first `sweep`."""
+        await self._tasks.__aenter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Wait for what loads, let every model go, and end. Call it when no stream is left."""
+        for slot in self._slots.values():
+            self._release(slot, "shutdown")
+        await self._tasks.__aexit__(kind, error, trace)
+
+    async def run(self) -> None:
+        """Keep house until cancelled: preload, try failed loads again, let idle models go."""
+        while True:
+            self.sweep()
+            await asyncio.sleep(UPKEEP_S)
+
+    # --- use ------------------------------------------------------------------------------------------------------
+
+    @contextlib.asynccontextmanager
+    async def use(self, task: Task, name: str, digest: str = "") -> AsyncIterator[LoadedModel]:
+        """A warm model, for as long as the block runs; loaded first where needed.
+
+        Cancelling a wait leaves the load running for others.
+
+        Raises:
+            AntiphonError: MODEL_UNKNOWN; MODEL_LOADING after `load_wait_s`, or while it leaves; LOAD_FAILED with the
+                time until it is tried again; WORKER_FULL when nothing can be evicted for it.
+        """
+        slot = self._find(name)
+        if slot.spec.task != task:
+            raise AntiphonError(
+                Reason.MODEL_UNKNOWN,
+                f"Model {name!r} is for {slot.spec.task}, not for {task}: name one of {self._known(task)}.",
+            )
+        async with self._referenced(slot):
+            if slot.spec.memory.per_stream_mib:
+                await self._make_room(0, 0)
+            yield await self._ready(slot, digest)
+
+    async def load(self, name: str, digest: str = "") -> ModelView:
+        """Load a model ahead of its first stream; returns when it is warm. Raises as `use` does."""
+        slot = self._find(name)
+        async with self._referenced(slot):
+            await self._ready(slot, digest)
+        return slot.view()
+
+    async def unload(self, name: str) -> ModelView:
+        """Let a model go once its streams have ended; it takes no new ones from now on.
+
+        Cancelling the wait does not take it back.
+
+        Raises:
+            AntiphonError: MODEL_UNKNOWN; INVALID_REQUEST for a pinned model.
+        """
+        slot = self._find(name)
+        if slot.is_pinned:
+            raise AntiphonError(Reason.INVALID_REQUEST, f"Model {name!r} is pinned: change its residency policy first.")
+        slot.preloaded = True  # it was asked to leave: do not bring it back
+        self._release(slot, "unload")
+        while slot.state is ModelState.LEAVING:
+            await self._changed.wait()
+        return slot.view()
+
+    def view(self, name: str) -> ModelView:
+        """One model as it stands. Raises `AntiphonError(MODEL_UNKNOWN)`."""
+        return self._find(name).view()
+
+    def views(self) -> list[ModelView]:
+        """Every model of the catalogue as it stands."""
+        return [slot.view() for slot in self._slots.values()]
+
+    async def watch(self) -> AsyncIterator[ModelView]:
+        """Every model as it stands, then each change, until cancelled.
+
+        A slow reader misses what was overtaken by a later change, never the last word.
+        """
+        seen: dict[str, ModelView] = {}
+        while True:
+            changed = self._changed
+            for slot in self._slots.values():
+                view = slot.view()
+                if seen.get(view.spec.name) != view:
+                    seen[view.spec.name] = view
+                    yield view
+            await changed.wait()
+
+    # --- keeping house --------------------------------------------------------------------------------------------
+
+    def sweep(self) -> None:
+        """Start the loads that are due, and let go of what was idle for longer than its TTL."""
+        now = self._clock()
+        for slot in self._slots.values():
+            policy = slot.spec.residency.policy
+            if slot.state in (ModelState.ABSENT, ModelState.FAILED) and now >= slot.retry_at:
+                if policy == "Pinned" or (policy == "Preload" and not slot.preloaded):
+                    self._begin_load(slot)
+            elif slot.state is ModelState.WARM and not slot.is_pinned:
+                if now - slot.used_at >= slot.spec.residency.idle_ttl_seconds:
+                    self._release(slot, "idle")
+
+    def _find(self, name: str) -> _Slot:
+        slot = self._names.get(name)
+        if slot is None:
+            raise AntiphonError(
+                Reason.MODEL_UNKNOWN, f"No model is called {name[:64]!r} here: name one of {self._known()}."
+            )
+        return slot
+
+    def _known(self, task: Task | None = None) -> str:
+        names = [slot.spec.name for slot in self._slots.values() if task in (None, slot.spec.task)]
+        return ", ".join(sorted(names)) or "(none is configured)"
+
+    @contextlib.asynccontextmanager
+    async def _referenced(self, slot: _Slot) -> AsyncIterator[None]:
+        if slot.must_leave:
+            raise AntiphonError(
+                Reason.MODEL_LOADING,
+                f"Model {slot.spec.name!r} is being unloaded here: ask another worker, or again in a second.",
+                retry_after_ms=1000,
+            )
+        slot.references += 1
+        self._note()
+        try:
+            yield
+        finally:
+            slot.references -= 1
+            slot.used_at = self._clock()
+            self._settle(slot)
+
+    async def _ready(self, slot: _Slot, digest: str) -> LoadedModel:
+        while slot.model is None:
+            await self._wait_for_load(slot, slot.loading or self._begin_load(slot))
+        if digest not in ("", slot.model.digest):
+            raise AntiphonError(
+                Reason.MODEL_UNKNOWN,
+                f"Model {slot.spec.name!r} is here as {slot.model.digest}, not as {digest[:80]}.",
+            )
+        return slot.model
+
+    async def _wait_for_load(self, slot: _Slot, load: asyncio.Task[AntiphonError | None]) -> None:
+        done, _ = await asyncio.wait((load,), timeout=self._load_wait_s)
+        if not done:
+            raise AntiphonError(
+                Reason.MODEL_LOADING,
+                f"Model {slot.spec.name!r} is still loading: try again in a moment.",
+                retry_after_ms=1000,
+            )
+        failure = load.result()
+        if failure is not None:  # a fresh one for each waiter: exceptions carry tracebacks
+            raise AntiphonError(failure.reason, failure.message, retry_after_ms=failure.retry_after_ms)
+
+    def _begin_load(self, slot: _Slot) -> asyncio.Task[AntiphonError | None]:
+        wait_s = slot.retry_at - self._clock()
+        if slot.failure is not None and wait_s > 0:
+            raise AntiphonError(slot.failure.reason, slot.failure.message, retry_after_ms=max(1, round(wait_s * 1000)))
+        slot.loading = self._tasks.create_task(self._load(slot), name=f"load {slot.spec.name}")
+        self._note()
+        return slot.loading
+
+    async def _load(self, slot: _Slot) -> AntiphonError | None:
+        """Load a slot's model; the error instead of raising it, for everyone who waits."""
+        begun = time.perf_counter()
+        error: AntiphonError | None = None
+        slot.progress = 0.0
+        try:
+            if slot.closing is not None:
+                await asyncio.wait((slot.closing,))
+            await self._bring_in(slot)
+        except AntiphonError as failure:
+            error = failure
+        except Exception as fault:
+            logger.exception("load failed", extra={"model": slot.spec.name})
+            error = AntiphonError(Reason.LOAD_FAILED, f"Model {slot.spec.name!r} failed to load: {where(fault)}.")
+        finally:
+            slot.loading = None
+            slot.reserved = slot.model is not None
+        self._note_load(slot, error, time.perf_counter() - begun)
+        self._settle(slot)
+        return error
+
+    async def _bring_in(self, slot: _Slot) -> None:
+        def report(progress: float) -> None:
+            slot.progress = progress
+            self._note()
+
+        prepared = await self._loader.prepare(slot.spec, report)
+        async with self._room:
+            await self._make_room_locked(prepared.memory_mib, 1)
+            slot.prepared, slot.reserved = prepared, True
+        slot.model = await self._loader.load(prepared)
+
+    def _note_load(self, slot: _Slot, error: AntiphonError | None, took_s: float) -> None:
+        name = slot.spec.name
+        self._metrics.loads.labels(name, "ok" if error is None else error.reason.value).inc()
+        if error is None:
+            slot.failure, slot.failures, slot.retry_at = None, 0, 0.0
+            slot.loaded_at = slot.used_at = self._clock()
+            slot.preloaded = True
+            self._metrics.load_time.labels(name).observe(took_s)
+            logger.info("model warm", extra={"model": name, "took_ms": round(took_s * 1000)})
+            return
+        slot.failures += 1
+        delay_s = min(BACKOFF_S[0] * 2 ** (slot.failures - 1), BACKOFF_S[1])
+        slot.retry_at = self._clock() + delay_s
+        error.retry_after_ms = round(delay_s * 1000)
+        # Want of room is no fault of the model's: who asks next may find some.
+        slot.failure = error if error.reason is not Reason.WORKER_FULL else None
+        logger.warning(
+            "model not loaded",
+            extra={"model": name, "reason": error.reason.value, "cause": error.message, "retry_s": delay_s},
+        )
+
+    # --- letting go -----------------------------------------------------------------------------------------------
+
+    async def _make_room(self, memory_mib: int, models: int) -> None:
+        async with self._room:
+            await self._make_room_locked(memory_mib, models)
+
+    async def _make_room_locked(self, memory_mib: int, models: int) -> None:
+        """Evict the least recently used until so much more fits; nothing at all when it never would."""
+        held = [slot for slot in self._slots.values() if slot.reserved]
+        over_mib = sum(slot.memory_mib for slot in self._slots.values()) + memory_mib - self._budget_mib
+        over_count = len(held) + models - self._cap
+        victims = []
+        for slot in sorted(filter(self._is_evictable, held), key=lambda slot: slot.used_at):
+            if not self._is_over(over_mib, over_count):
+                break
+            victims.append(slot)
+            over_mib -= slot.memory_mib
+            over_count -= 1
+        if self._is_over(over_mib, over_count):
+            raise AntiphonError(
+                Reason.WORKER_FULL,
+                f"No room for {memory_mib} MiB in a budget of {self._budget_mib or 'any'} MiB and"
+                f" {self._cap or 'any number of'} models: what is held is in use, pinned or new. Ask another worker.",
+                retry_after_ms=1000,
+            )
+        closings = [closing for slot in victims if (closing := self._release(slot, "room")) is not None]
+        if closings:
+            await asyncio.wait(closings)
+
+    def _is_over(self, over_mib: int, over_count: int) -> bool:
+        return bool((self._budget_mib and over_mib > 0) or (self._cap and over_count > 0))
+
+    def _is_evictable(self, slot: _Slot) -> bool:
+        held_s = self._clock() - slot.loaded_at
+        return slot.state is ModelState.WARM and not slot.is_pinned and held_s >= slot.spec.residency.minimum_seconds
+
+    def _release(self, slot: _Slot, cause: str) -> asyncio.Task[None] | None:
+        """Let a slot's model go: at once when nobody uses it, else when the last stream ends."""
+        if slot.closing is None and (slot.model is not None or slot.loading is not None):
+            slot.must_leave = True
+            self._metrics.evictions.labels(slot.spec.name, cause).inc()
+            logger.info("model leaves", extra={"model": slot.spec.name, "cause": cause, "streams": slot.references})
+        self._settle(slot)
+        return slot.closing
+
+    def _settle(self, slot: _Slot) -> None:
+        """Free the weights of a model that must leave and that nobody uses."""
+        if slot.must_leave and not slot.references and slot.loading is None:
+            slot.must_leave = False
+            model, slot.model = slot.model, None
+            if model is not None:
+                slot.closing = self._tasks.create_task(self._close(slot, model), name=f"close {slot.spec.name}")
+        self._note()
+
+    async def _close(self, slot: _Slot, model: LoadedModel) -> None:
+        try:
+            await self._loader.close(model)
+        except Exception as error:
+            logger.error("model did not close cleanly", extra={"model": slot.spec.name, "cause": where(error)})
+        finally:
+            slot.closing, slot.reserved, slot.progress = None, False, 0.0
+            self._note()
+
+    def _note(self) -> None:
+        held = [slot for slot in self._slots.values() if slot.reserved]
+        self._metrics.resident.set(len(held))
+        self._metrics.resident_mib.set(sum(slot.memory_mib for slot in held))
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()
+        self._on_change()
