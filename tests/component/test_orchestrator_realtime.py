@@ -1,174 +1,15 @@
 """The Realtime WebSocket, driven by the unchanged `openai` client, with scripted ears, voice and mind."""
 
-import asyncio
 import base64
 import json
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
-from typing import Any, get_args
 
-import aiohttp
-import numpy as np
 import pytest
-from aiohttp import web
-from openai import AsyncOpenAI
-from openai.types.realtime import RealtimeServerEvent
-from prometheus_client import CollectorRegistry
 
-from antiphon.contracts.adapters import Capabilities
 from antiphon.contracts.errors import AntiphonError, Reason
 from antiphon.conversation.ports import FunctionCallDelta, TextDelta, Usage
-from antiphon.orchestrator.admission import Admission
-from antiphon.orchestrator.api_errors import error_middleware
-from antiphon.orchestrator.auth import KeyRing, auth_middleware
-from antiphon.orchestrator.config import OrchestratorConfig
-from antiphon.orchestrator.context import Context
-from antiphon.orchestrator.metrics import OrchestratorMetrics
-from antiphon.orchestrator.transports.websocket import binary
-from antiphon.orchestrator.transports.websocket.endpoint import RealtimeEndpoint
-from antiphon.registry.records import ModelRecord
-from antiphon.registry.snapshot import Snapshot
-from antiphon.testing.fakes import FakeRecogniser, FakeResponder, FakeSynthesiser, FakeVad
+from antiphon.testing.realtime import RATE_HZ, serving, silence, talking, tone
 
 pytestmark = pytest.mark.component
-
-CLASSES: dict[str, type[Any]] = {
-    get_args(kind.model_fields["type"].annotation)[0]: kind for kind in get_args(get_args(RealtimeServerEvent)[0])
-}
-RATE_HZ = 24_000
-PATIENCE_S = 10.0
-CATALOGUE = Snapshot(
-    version=1,
-    models={
-        "joe": ModelRecord(name="joe", task="tts", engine="mock", capabilities=Capabilities("tts", 22_050)),
-        "duo": ModelRecord(
-            name="duo", task="tts", engine="mock", capabilities=Capabilities("tts", 22_050, voices=("ann", "bob"))
-        ),
-        "tiny-en": ModelRecord(name="tiny-en", task="asr", engine="mock", capabilities=Capabilities("asr", 16_000)),
-    },
-)
-
-
-class LoudnessVad:
-    def open(self) -> FakeVad:
-        return FakeVad()
-
-
-@dataclass
-class Server:
-    url: str
-    metrics: CollectorRegistry
-    admission: Admission
-    recogniser: FakeRecogniser
-    synthesiser: FakeSynthesiser
-    responder: FakeResponder
-
-    def value(self, name: str, labels: Mapping[str, str] | None = None) -> float:
-        return self.metrics.get_sample_value(name, dict(labels or {})) or 0.0
-
-    def client(self, key: str = "none") -> AsyncOpenAI:
-        return AsyncOpenAI(api_key=key, websocket_base_url=self.url.replace("http", "ws") + "/v1")
-
-
-@asynccontextmanager
-async def serving(
-    reply: Any = "one two three four",
-    *,
-    heard: Any = ("what is the time",),
-    config: Mapping[str, Any] | None = None,
-    synthesiser: FakeSynthesiser | None = None,
-    vad: Any = None,
-) -> AsyncIterator[Server]:
-    metrics = OrchestratorMetrics(CollectorRegistry())
-    parsed = OrchestratorConfig.model_validate(config or {})
-    ports = FakeRecogniser(heard, delay_s=0.02), synthesiser or FakeSynthesiser(), FakeResponder(reply)
-    context = Context(
-        config=parsed,
-        recogniser=ports[0],
-        synthesiser=ports[1],
-        responders={name: ports[2] for name in parsed.assistants or ("default",)},
-        vad=vad or LoudnessVad(),
-        snapshot=lambda: CATALOGUE,
-        admission=Admission(parsed.server, metrics),
-        metrics=metrics,
-    )
-    keys = KeyRing.of(parsed.server)
-    app = web.Application(middlewares=[error_middleware(metrics), auth_middleware(keys)])
-    app.add_routes(RealtimeEndpoint(context, keys).routes())
-    runner = web.AppRunner(app, shutdown_timeout=2.0)
-    await runner.setup()
-    try:
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        host, port = runner.addresses[0][:2]
-        yield Server(f"http://{host}:{port}", metrics.registry, context.admission, *ports)
-    finally:
-        await runner.cleanup()
-
-
-def strictly(event: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The event, once it has been validated against the class of its type."""
-    kind = CLASSES[event["type"]]
-    kind.model_validate(dict(event), strict=True)
-    return event
-
-
-@dataclass
-class Talk:
-    """One connection of the `openai` client; keeps every event that came, strictly validated."""
-
-    connection: Any
-    events: list[Mapping[str, Any]] = field(default_factory=list)
-
-    async def next(self) -> Mapping[str, Any]:
-        async with asyncio.timeout(PATIENCE_S):
-            event = strictly(json.loads(await self.connection.recv_bytes()))
-        self.events.append(event)
-        return event
-
-    async def until(self, type_: str, where: Callable[[Mapping[str, Any]], bool] = lambda _: True) -> Mapping[str, Any]:
-        while True:
-            event = await self.next()
-            if event["type"] == type_ and where(event):
-                return event
-
-    def types(self) -> list[str]:
-        return [event["type"] for event in self.events]
-
-    def of(self, type_: str) -> list[Mapping[str, Any]]:
-        return [event for event in self.events if event["type"] == type_]
-
-    async def send(self, **event: Any) -> None:
-        await self.connection.send(event)
-
-    async def say(self, text: str = "hello") -> str:
-        item = {"type": "message", "role": "user", "content": [{"type": "input_text", "text": text}]}
-        await self.connection.conversation.item.create(item=item)
-        added = await self.until("conversation.item.done")
-        return str(added["item"]["id"])
-
-    async def append(self, pcm: bytes, piece_ms: int = 100) -> None:
-        size = RATE_HZ * piece_ms // 1000 * 2
-        for start in range(0, len(pcm), size):
-            await self.connection.input_audio_buffer.append(audio=base64.b64encode(pcm[start : start + size]).decode())
-
-
-@asynccontextmanager
-async def talking(server: Server, model: str = "default", **query: str) -> AsyncIterator[Talk]:
-    async with server.client() as client, client.realtime.connect(model=model, extra_query=query) as connection:
-        talk = Talk(connection)
-        assert (await talk.next())["type"] == "session.created"
-        yield talk
-
-
-def tone(ms: int, rate_hz: int = RATE_HZ) -> bytes:
-    phase = np.arange(rate_hz * ms // 1000) * 2 * np.pi * 220 / rate_hz
-    return (np.sin(phase) * 12_000).astype("<i2").tobytes()
-
-
-def silence(ms: int, rate_hz: int = RATE_HZ) -> bytes:
-    return bytes(rate_hz * ms // 1000 * 2)
-
 
 # --- turns ------------------------------------------------------------------------------------------------------------
 
@@ -223,7 +64,7 @@ async def test_spoken_turn_with_server_vad_is_answered() -> None:
     assert heard["usage"]["type"] == "duration"
     assert heard["usage"]["seconds"] > 0.5
     assert done["response"]["status"] == "completed"
-    assert server.value("antiphon_turns_total", {"interrupted": "no"}) == 1
+    assert server.value("antiphon_turns_total", interrupted="no") == 1
     assert server.value("antiphon_voice_to_voice_seconds_count") == 1
 
 
@@ -276,10 +117,8 @@ async def test_text_reply_has_no_audio() -> None:
 
 
 async def test_tool_call_and_its_answer() -> None:
-    calls = iter([[FunctionCallDelta("call_1", "clock", '{"zone":'), FunctionCallDelta("call_1", "", '"UTC"}')]])
-    replies = FakeResponder("it is noon")
-    async with serving(replies.reply) as server, talking(server) as talk:
-        server.responder.reply = next(calls)
+    calls = [FunctionCallDelta("call_1", "clock", '{"zone":'), FunctionCallDelta("call_1", "", '"UTC"}')]
+    async with serving(calls) as server, talking(server) as talk:
         await talk.connection.session.update(
             session={"type": "realtime", "tools": [{"type": "function", "name": "clock", "parameters": {}}]}
         )
@@ -335,7 +174,7 @@ async def test_lost_recogniser_is_told_and_the_session_lives() -> None:
         await talk.append(tone(600) + silence(900))
         await talk.until("conversation.item.input_audio_transcription.completed")
         assert (await talk.until("response.done"))["response"]["status"] == "completed"
-    assert server.value("antiphon_errors_total", {"reason": "NO_WORKER"}) == 1
+    assert server.value("antiphon_errors_total", reason="NO_WORKER") == 1
 
 
 async def test_failing_responder_is_told_in_response_done() -> None:

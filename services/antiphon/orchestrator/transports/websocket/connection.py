@@ -92,7 +92,7 @@ class Connection:
                 await asyncio.wait([send], timeout=CLOSE_S)
                 send.cancel()
         except* Exception as group:
-            self._end(FAULT)
+            self._ending = FAULT
             logger.error("session failed", extra=self._fields, exc_info=group)
         finally:
             await self._close()
@@ -103,15 +103,13 @@ class Connection:
         """Take the client's messages, one after the other, until it goes."""
         async for message in self._ws:
             if message.type is WSMsgType.ERROR:
-                break
+                too_big = getattr(message.data, "code", None) == TOO_BIG.code
+                return self._end(TOO_BIG, limit="max_message_bytes") if too_big else self._end(CLOSED)
             if not self._rate.allow(self._context.clock.now()):
                 self._refuse(ClientError("rate_limit_exceeded", "Too many events in too short a time."))
                 return self._end(TOO_MANY_EVENTS, limit="events_per_s")
             await self._take(message)
-        if self._ws.close_code == TOO_BIG.code:
-            self._end(TOO_BIG, limit="max_message_bytes")
-        else:
-            self._end(CLOSED)
+        self._end(CLOSED)
 
     async def _take(self, message: WSMessage) -> None:
         event_id = None

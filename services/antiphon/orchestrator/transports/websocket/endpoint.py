@@ -48,7 +48,7 @@ class RealtimeEndpoint:
             caller = self._keys.caller(request)
             session = self._session(request)
             with self._context.admission.session(caller):
-                ws = self._socket()
+                ws = self._socket(request)
                 vad = await asyncio.to_thread(self._context.vad.open)  # some 20 ms, which no other session should feel
                 await ws.prepare(request)
                 try:
@@ -81,11 +81,13 @@ class RealtimeEndpoint:
             extended=SUBPROTOCOL in offered_subprotocols(request),
         )
 
-    def _socket(self) -> web.WebSocketResponse:
+    def _socket(self, request: web.Request) -> web.WebSocketResponse:
+        # The client's order says nothing: who offers ours wants it.
+        protocol = SUBPROTOCOL if SUBPROTOCOL in offered_subprotocols(request) else REALTIME_SUBPROTOCOL
         return web.WebSocketResponse(
             timeout=CLOSE_S,
             heartbeat=HEARTBEAT_S,
-            protocols=(SUBPROTOCOL, REALTIME_SUBPROTOCOL),
+            protocols=(protocol,),
             compress=False,
             max_msg_size=self._context.config.server.max_message_bytes,
             writer_limit=WRITE_BUFFER_BYTES,
@@ -95,7 +97,7 @@ class RealtimeEndpoint:
         """Browsers see nothing of a handshake that failed: who offers subprotocols is told inside."""
         if "Sec-WebSocket-Key" not in request.headers or not offered_subprotocols(request):
             return error_response(error)
-        ws = self._socket()
+        ws = self._socket(request)
         await ws.prepare(request)
         await ws.send_str(json.dumps(error_event(error)))
         await ws.close(code=_CLOSE_CODES.get(error.reason, 1008), message=error.reason.value.encode())
