@@ -66,6 +66,7 @@ class Splitter:
         self._voiced = False
         self._speech = False
         self._silent_windows = 0
+        self._padding = self._count(settings.padding_ms / 1000)
         self._samples = 0
 
     @property
@@ -89,7 +90,7 @@ class Splitter:
             padding = np.zeros(self._vad.window_samples - len(self._rest), np.float32)
             yield from self._take(np.concatenate((self._rest, padding)))
         if self._speech:
-            yield self._cut(len(self._windows))
+            yield self._cut(len(self._windows) - max(0, self._silent_windows - self._padding))
 
     def _take(self, samples: Samples) -> Iterator[Piece]:
         probability = self._vad.probability(samples)
@@ -97,12 +98,11 @@ class Splitter:
         self._windows.append(_Window(samples, probability, self._voiced))
         self._silent_windows = 0 if self._voiced else self._silent_windows + 1
         self._speech = self._speech or self._voiced
-        padding = self._count(self._settings.padding_ms / 1000)
         if not self._speech:
-            self._drop(len(self._windows) - padding)
-        elif self._silent_windows >= self._count(_BREAK_S) + padding:
-            yield self._cut(len(self._windows) - self._silent_windows + padding)
-            self._drop(len(self._windows) - padding)
+            self._drop(len(self._windows) - self._padding)
+        elif self._silent_windows >= self._count(_BREAK_S) + self._padding:
+            yield self._cut(len(self._windows) - self._silent_windows + self._padding)
+            self._drop(len(self._windows) - self._padding)
         elif len(self._windows) >= self._count(PIECE_S):
             yield self._cut(self._best_cut())
 

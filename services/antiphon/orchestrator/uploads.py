@@ -10,6 +10,8 @@ from typing import Any
 
 import aiohttp
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp.web_protocol import RequestPayloadError
 
 from antiphon.contracts.errors import Reason
 from antiphon.orchestrator.http_requests import FieldError
@@ -40,7 +42,7 @@ async def uploaded(request: web.Request, max_bytes: int) -> AsyncIterator[Upload
             if not request.content_type.startswith("multipart/"):
                 raise ValueError("not multipart")
             await _read(await request.multipart(), upload, max_bytes)
-        except (ValueError, AssertionError, aiohttp.ClientPayloadError, web.HTTPException):
+        except (ValueError, AssertionError, HttpProcessingError, RequestPayloadError):
             raise FieldError("body", "The body must be multipart/form-data with a `file` and a `model`.") from None
         if not upload.has_file:
             raise FieldError("file", "The form has no `file`: send the recording as a file.")
