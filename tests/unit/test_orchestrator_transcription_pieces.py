@@ -136,3 +136,12 @@ def test_long_sentences_become_lines_that_can_be_read() -> None:
     lines = list(Recording(20.0, [heard(0.0, "…", *words)]).segments())
     assert all(len(line.text) <= 74 and line.end_s - line.start_s <= 7.0 for line in lines)
     assert " ".join(line.text for line in lines) == " ".join(word for word, _, _ in words)
+
+
+def test_lines_are_written_as_the_text_is() -> None:
+    piece = heard(
+        0.0, "A non-member. 你好。Bye", ("A", 0, 1), ("non", 1, 2), ("-member.", 2, 3), ("你", 3, 4), ("好。", 4, 5)
+    )
+    assert [line.text for line in Recording(5.0, [piece]).segments()] == ["A non-member.", "你好。"]
+    odd = heard(0.0, "Twenty.", ("20", 0.0, 0.5), ("times", 0.5, 1.0))
+    assert [line.text for line in Recording(5.0, [odd]).segments()] == ["20 times"]

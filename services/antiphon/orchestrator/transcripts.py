@@ -63,8 +63,9 @@ class Recording:
         """The transcript in lines: at sentences' ends and pauses, short enough to read; pieces where no word times."""
         for each in self.heard:
             if each.transcript.words:
+                rest = each.transcript.text
                 for words in _lines(each.transcript.words):
-                    text = " ".join(word.text.strip() for word in words)
+                    text, rest = _written(words, rest)
                     yield Segment(text, words[0].start_s, words[-1].end_s, each)
             elif each.transcript.text:
                 yield Segment(each.transcript.text, each.piece.start_s, each.piece.end_s, each)
@@ -88,6 +89,17 @@ def _fits(line: Sequence[TranscriptWord], word: TranscriptWord) -> bool:
         and word.start_s - line[-1].end_s < _CUE_PAUSE_S
         and not line[-1].text.strip().endswith(_SENTENCE_ENDS)
     )
+
+
+def _written(words: Sequence[TranscriptWord], text: str) -> tuple[str, str]:
+    """The words as the text writes them, which knows where no blank belongs, and the text after them."""
+    end = 0
+    for word in words:
+        at = text.find(word.text.strip(), end)
+        if at < 0:
+            return " ".join(word.text.strip() for word in words), text
+        end = at + len(word.text.strip())
+    return text[:end].strip(), text[end:]
 
 
 def usage(recording: Recording) -> dict[str, Any]:
