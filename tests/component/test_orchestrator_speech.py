@@ -152,6 +152,15 @@ async def test_an_error_before_the_first_sound_has_its_status() -> None:
         assert server.counted("speech", "refused") == 1
 
 
+async def test_a_server_that_is_about_to_go_takes_nothing_new() -> None:
+    async with serving() as server:
+        server.context.admission.drain()
+        with pytest.raises(openai.InternalServerError) as caught:
+            await spoken(server)
+    assert (caught.value.status_code, caught.value.code) == (503, "DRAINING")
+    assert "retry-after" in caught.value.response.headers
+
+
 async def test_an_error_after_it_breaks_the_response_off() -> None:
     synthesiser = FakeSynthesiser(error=AntiphonError(Reason.ENGINE_FAULT, "The voice failed."), error_after=2)
     async with serving(synthesiser=synthesiser) as server:

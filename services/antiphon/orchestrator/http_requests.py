@@ -12,6 +12,7 @@ from aiohttp import web
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from antiphon.contracts.errors import AntiphonError, Reason
+from antiphon.orchestrator.admission import RETRY_AFTER_MS
 from antiphon.orchestrator.api_errors import error_body
 from antiphon.orchestrator.context import Context
 
@@ -126,16 +127,22 @@ class Count:
 
 @asynccontextmanager
 async def counted(context: Context, api: str, request: web.Request) -> AsyncIterator[Count]:
-    """Counts a request by how it ends; a client that leaves ends its body, and is no error of ours."""
+    """Counts a request by how it ends; a client that leaves ends its body, and is no error of ours.
+
+    Raises `AntiphonError(DRAINING)` while the process is about to go.
+    """
     count = Count()
     try:
+        if context.admission.draining:
+            message = "This server is about to go; ask again to reach another."
+            raise AntiphonError(Reason.DRAINING, message, retry_after_ms=RETRY_AFTER_MS)
         async with while_connected(request):
             yield count
     except ConnectionError:
         count.outcome = "abandoned"
         logger.info("client left before the end", extra={"api": api})
     except AntiphonError as error:
-        count.outcome = "refused" if error.meaning.http_status < 500 else "failed"
+        count.outcome = "refused" if error.meaning.http_status < 500 or error.reason is Reason.DRAINING else "failed"
         raise
     except BaseException:
         count.outcome = "failed"
