@@ -7,6 +7,8 @@ from typing import Any
 
 import openai
 from aiohttp import web
+from prometheus_client import CollectorRegistry
+
 from antiphon.contracts.adapters import Capabilities
 from antiphon.conversation.ports import Recogniser, Synthesiser
 from antiphon.orchestrator import models_api, speech_api, transcription_api
@@ -18,7 +20,6 @@ from antiphon.orchestrator.metrics import OrchestratorMetrics
 from antiphon.registry.records import ModelRecord
 from antiphon.registry.snapshot import Snapshot
 from antiphon.testing.fakes import FakeRecogniser, FakeSynthesiser, FakeVad
-from prometheus_client import CollectorRegistry
 
 CONFIG: dict[str, Any] = {
     "assistants": {"guide": {}, "waiter": {}},

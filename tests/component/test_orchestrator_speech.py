@@ -10,10 +10,11 @@ import aiohttp
 import numpy as np
 import openai
 import pytest
+from orchestrator_http import serving
+
 from antiphon.audio.files import read_audio
 from antiphon.contracts.errors import AntiphonError, Reason
 from antiphon.testing.fakes import FakeSynthesiser
-from orchestrator_http import serving
 
 pytestmark = pytest.mark.component
 

@@ -3,6 +3,7 @@
 import logging
 
 import pytest
+
 from antiphon.conversation.items import FunctionCall, FunctionCallOutput, Message
 from antiphon.conversation.ports import ReplyRequest, TextDelta, Tool
 from antiphon.orchestrator.config import ChatConfig, EchoConfig
