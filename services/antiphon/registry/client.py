@@ -1,5 +1,6 @@
 """Opens Redis clients: one place that knows their timeouts."""
 
+import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -34,7 +35,27 @@ def open_client(url: str, *, block_s: float = 0.0) -> "redis.Redis":
         )
     except ValueError as error:
         raise AntiphonError(Reason.INVALID_REQUEST, f"The registry's URL is not one that works: {error}.") from error
+    pool = client.connection_pool
+    pool.connection_class = type("Connection", (_Cancellable, pool.connection_class), {})
     return client
+
+
+class _Cancellable:
+    """A connection whose caller can be cancelled at any moment.
+
+    redis-py sends through `asyncio.wait_for`, which before Python 3.12 swallows a cancellation that comes just as the
+    bytes are gone (github.com/python/cpython/issues/86296): a loop of commands would then run for ever.
+    """
+
+    async def send_packed_command(self, command: Any, check_health: bool = True) -> None:
+        """As redis-py's; raises what it swallowed."""
+        task = asyncio.current_task()
+        assert task is not None
+        requests = task.cancelling()
+        await super().send_packed_command(command, check_health)  # type: ignore[misc]
+        if task.cancelling() > requests:
+            await self.disconnect(nowait=True)  # type: ignore[attr-defined]
+            raise asyncio.CancelledError
 
 
 @dataclass(frozen=True, slots=True)
