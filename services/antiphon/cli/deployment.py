@@ -11,10 +11,13 @@ from pathlib import Path
 import aiohttp
 import yaml
 
+from antiphon.adapters.discovery import find_engine
+from antiphon.adapters.weights import resolve
 from antiphon.cli.children import Child
 from antiphon.cli.embedded import UpOptions, complete_config, wants_own_registry
 from antiphon.cli.running import Running
 from antiphon.contracts.errors import AntiphonError, Reason
+from antiphon.contracts.models import ModelSpec
 from antiphon.orchestrator.config import OrchestratorConfig
 from antiphon.registry.embedded import EmbeddedValkey
 from antiphon.registry.records import ModelRecord, ResidentModel
@@ -22,6 +25,7 @@ from antiphon.registry.snapshot import RegistryReader, Snapshot
 from antiphon.registry.writer import RegistryWriter
 
 POOL = "local"
+_CACHE = "models"
 GRACE_S = 5.0
 """For running conversations, once it is told to end; then for running streams."""
 _STOP_S = GRACE_S + 7.0
@@ -76,12 +80,16 @@ class Deployment:
         """
         async with asyncio.timeout(_START_S):
             await self._listening.wait()
-        snapshot = self.snapshot
-        while min(self.loading().values(), default=1.0) < 1.0:
-            snapshot = await self._reader.changed(snapshot.version)
+        await self.loaded()
         await self._answers()
         for child in self.children:
             child.settled = True
+
+    async def loaded(self) -> None:
+        """Wait until every worker holds what it should. Raises `AntiphonError(LOAD_FAILED)` when one cannot."""
+        snapshot = self.snapshot
+        while min(self.loading().values(), default=1.0) < 1.0:
+            snapshot = await self._reader.changed(snapshot.version)
 
     async def _answers(self) -> None:
         async with aiohttp.ClientSession() as http:
@@ -128,7 +136,7 @@ async def deployed(options: UpOptions, warn: Callable[[str], None]) -> AsyncIter
         deployment.children += _children(deployment, options, folder, warn)
         running = Running(options.data_dir, config.registry.url, config.registry.namespace)
         async with asyncio.TaskGroup() as tasks:
-            kept = [tasks.create_task(_write(config), name="registry-writer")]
+            kept = [tasks.create_task(_write(deployment, options.data_dir / _CACHE), name="registry-writer")]
             kept += [tasks.create_task(reader.run(), name="registry-reader")]
             kept += [tasks.create_task(child.supervise(), name=child.name) for child in deployment.children]
             try:
@@ -140,10 +148,23 @@ async def deployed(options: UpOptions, warn: Callable[[str], None]) -> AsyncIter
                     task.cancel()
 
 
-async def _write(config: OrchestratorConfig) -> None:
+async def _write(deployment: Deployment, cache: Path) -> None:
+    """Keep the catalogue and the membership true; what each model can do is told once its weights are there."""
+    config = deployment.config
     writer = RegistryWriter(config.registry.url, config.registry.namespace, adopt=POOL)
     writer.set_models(ModelRecord.of(spec) for spec in config.models)
-    await writer.run()
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(writer.run(), name="registry-run")
+        await deployment.loaded()
+        writer.set_models([await _described(spec, cache) for spec in config.models])
+
+
+async def _described(spec: ModelSpec, cache: Path) -> ModelRecord:
+    if spec.residency.policy == "OnDemand":
+        return ModelRecord.of(spec)  # its weights may not be there yet
+    files = await resolve(spec.artifact, cache, lambda _: None)
+    engine = find_engine(spec.task, spec.engine)
+    return ModelRecord.of(spec, await asyncio.to_thread(engine.describe, files, spec.engine_config))
 
 
 async def _stop(children: list[Child]) -> None:
@@ -183,7 +204,7 @@ def _worker(
         "MODELS": json.dumps(models),
         "REDIS_URL": config.registry.url,
         "NAMESPACE": config.registry.namespace,
-        "CACHE": str(options.data_dir / "models"),
+        "CACHE": str(options.data_dir / _CACHE),
         "DRAIN_TIMEOUT_S": str(GRACE_S),
     }
     if config.workers.token_file is not None:

@@ -1,8 +1,10 @@
 """`antiphon up`: starts everything, shows how far it is, says what to type next, and stays until it is told to go."""
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
@@ -11,6 +13,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn
 from antiphon.cli.deployment import Deployment, deployed
 from antiphon.cli.embedded import UpOptions
 from antiphon.orchestrator.config import AssistantConfig, ChatConfig
+from antiphon.telemetry.logs import TextFormatter
 
 _REFRESH_S = 0.1
 
@@ -28,11 +31,20 @@ async def started(options: UpOptions, console: Console) -> AsyncIterator[Deploym
     def warn(sentence: str) -> None:
         console.print(f"[yellow]{escape(sentence)}[/]", highlight=False)
 
+    _log_into(options.data_dir / "logs")
     async with deployed(options, warn) as deployment:
         await _show_progress(deployment, console)
         _show_ready(deployment, options, console)
         yield deployment
         console.print("Ending.")
+
+
+def _log_into(folder: Path) -> None:
+    """Keep this process's own log beside those of its children: the terminal is for people."""
+    folder.mkdir(parents=True, exist_ok=True)
+    handler = logging.FileHandler(folder / "up.log", mode="w")
+    handler.setFormatter(TextFormatter())
+    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
 
 
 async def _show_progress(deployment: Deployment, console: Console) -> None:
