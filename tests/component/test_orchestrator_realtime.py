@@ -165,6 +165,12 @@ async def test_transcription_session_never_replies() -> None:
     assert not server.responder.requests
 
 
+async def test_transcription_session_may_name_its_recogniser() -> None:
+    config = {"aliases": {"models": {"whisper-1": "tiny-en"}}}
+    async with serving(config=config) as server, talking(server, "whisper-1", intent="transcription") as talk:
+        assert talk.events[0]["session"]["audio"]["input"]["transcription"] == {"model": "tiny-en"}
+
+
 async def test_lost_recogniser_is_told_and_the_session_lives() -> None:
     lost = AntiphonError(Reason.NO_WORKER, "No recogniser can be had.")
     async with serving(heard=[lost, "hello"]) as server, talking(server) as talk:
@@ -218,6 +224,23 @@ async def test_failing_responder_is_told_in_response_done() -> None:
             '{"type": "response.create", "event_id": "e1", "response": {"input": []}}',
             "unsupported_parameter",
             "response.input",
+        ),
+        (
+            '{"type": "response.create", "event_id": "e1", "response": {"audio": {"output": {"voice": "marin"}}}}',
+            "invalid_value",
+            "response.audio.output.voice",
+        ),
+        (
+            '{"type": "response.create", "event_id": "e1", "response": '
+            '{"audio": {"output": {"format": {"type": "audio/pcmu"}}}}}',
+            "invalid_value",
+            "response.audio.output.format",
+        ),
+        (
+            '{"type": "conversation.item.create", "event_id": "e1", "item": {"type": "message", "role": "user", '
+            '"content": [{"type": "input_image", "image_url": "data:"}]}}',
+            "invalid_value",
+            "item.content",
         ),
     ],
 )

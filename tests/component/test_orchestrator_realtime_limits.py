@@ -90,6 +90,15 @@ async def test_browsers_carry_the_key_in_a_subprotocol() -> None:
             assert socket.close_code == 1008
 
 
+@pytest.mark.usefixtures("api_keys")
+async def test_no_header_opens_another_path() -> None:
+    async with serving(config=KEYS) as server, aiohttp.ClientSession() as http:
+        for path in ("/v1/models", "/v1/realtime"):
+            async with http.get(server.url + path, headers={"Sec-WebSocket-Key": "x"}) as response:
+                assert response.status == 401
+                assert response.headers["WWW-Authenticate"] == "Bearer"
+
+
 async def test_without_keys_a_foreign_page_is_refused() -> None:
     async with serving() as server:
         async with browsing(server, origin="https://example.org") as socket:

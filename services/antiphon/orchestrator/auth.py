@@ -15,6 +15,7 @@ from antiphon.orchestrator.config import ServerConfig
 
 KEY_SUBPROTOCOL = "openai-insecure-api-key."
 """How browsers, which cannot set headers on a WebSocket, carry the key: as a subprotocol with this prefix."""
+REALTIME_PATH = "/v1/realtime"
 OPEN_PATHS = frozenset({"/healthz", "/readyz", "/metrics"})
 """For probes and scrapers: no key is asked for."""
 CALLER = web.RequestKey("caller", str)
@@ -61,12 +62,12 @@ class KeyRing:
 def auth_middleware(keys: KeyRing) -> Middleware:
     """Lets only callers with a key pass, but for `OPEN_PATHS`; says who it is in `request[CALLER]`.
 
-    A WebSocket checks by itself, because browsers are told of a refusal only inside an open one.
+    `REALTIME_PATH` checks by itself: a browser sees a refusal only inside an open WebSocket.
     """
 
     @web.middleware
     async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
-        if request.path not in OPEN_PATHS and "Sec-WebSocket-Key" not in request.headers:
+        if request.path not in OPEN_PATHS and request.path != REALTIME_PATH:
             request[CALLER] = keys.caller(request)
         return await handler(request)
 

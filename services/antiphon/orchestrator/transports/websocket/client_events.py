@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from antiphon.conversation.engine import ClientError
 from antiphon.orchestrator.transports.websocket.item_json import NewItem
 from antiphon.orchestrator.transports.websocket.session_update import (
+    FormatUpdate,
     Modalities,
     SessionUpdate,
     TokenLimit,
@@ -75,11 +76,17 @@ class TruncateItem(ClientEvent):
 class ResponseOutput(BaseModel):
     """How one reply sounds."""
 
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
     voice: VoiceName | None = None
+    format: FormatUpdate | None = None
+    """Only the session's own: a client reads all replies alike."""
 
 
 class ResponseAudio(BaseModel):
     """How one reply sounds."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
     output: ResponseOutput | None = None
 

@@ -141,8 +141,9 @@ class Commands:
         self._conversation.cancel_response(event.response_id)
 
     def _options(self, update: client_events.ResponseUpdate) -> ResponseOptions:
-        if update.model_extra:
-            name = next(iter(update.model_extra))
+        unknown = [name for name, value in (update.model_extra or {}).items() if value is not None]
+        if unknown:
+            name = unknown[0]
             raise ClientError("unsupported_parameter", f"'{name}' is not supported here.", param=f"response.{name}")
         return ResponseOptions(
             instructions=update.instructions,
@@ -156,10 +157,19 @@ class Commands:
 
     def _voice(self, update: client_events.ResponseUpdate) -> str | None:
         """The voice of one reply: one of the session's model, for a reply does not change the model."""
-        if update.audio is None or update.audio.output is None or update.audio.output.voice is None:
+        session, output = self.session, update.audio.output if update.audio is not None else None
+        if output is None:
             return None
-        session = self.session
-        found = session.names.voice(update.audio.output.voice, session.settings.voice_model)
+        asked = output.format.model_dump(exclude_unset=True) if output.format is not None else {}
+        if not_in_force(asked, session.output_format.as_json()):
+            raise ClientError(
+                "invalid_value", "A reply has the session's format.", param="response.audio.output.format"
+            )
+        if output.voice is None:
+            return None
+        found = session.names.voice(output.voice, session.settings.voice_model)
         if found is None or found[0] != session.names.model("tts", session.settings.voice_model):
-            raise ClientError("invalid_value", "The session's model has no such voice.", param="response.audio.output")
+            raise ClientError(
+                "invalid_value", "The session's model has no such voice.", param="response.audio.output.voice"
+            )
         return found[1] or None

@@ -151,8 +151,8 @@ class Connection:
                 self._metrics.errors.labels(error.reason.value).inc()
                 logger.warning("problem", extra={**self._fields, "source": source, "reason": error.reason.value})
             case events.ConversationEnded(reason):
-                self._ending = self._ending or (CLOSED if reason == "closed" else EXPIRED)
-                self._over.set()
+                if reason != "closed":
+                    self._end(EXPIRED)
             case _:
                 pass
         for translated in self._translator.translate(event):
@@ -212,7 +212,8 @@ class Connection:
         self._over.set()
 
     async def _close(self) -> None:
-        ending = self._ending or FAULT
+        # Without a reason of its own it was cut off: the process did not wait for its sessions.
+        ending = self._ending or DRAINED
         self._metrics.sessions_ended.labels(ending.reason).inc()
         logger.info("session ended", extra={**self._fields, "reason": ending.reason})
         try:

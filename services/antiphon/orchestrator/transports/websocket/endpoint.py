@@ -9,7 +9,7 @@ from aiohttp import web
 from antiphon.contracts.errors import AntiphonError, Reason
 from antiphon.conversation.items import new_id
 from antiphon.orchestrator.api_errors import error_response
-from antiphon.orchestrator.auth import KeyRing, offered_subprotocols
+from antiphon.orchestrator.auth import REALTIME_PATH, KeyRing, offered_subprotocols
 from antiphon.orchestrator.config import DEFAULT
 from antiphon.orchestrator.context import Context
 from antiphon.orchestrator.transports.websocket.binary import SUBPROTOCOL
@@ -40,7 +40,7 @@ class RealtimeEndpoint:
 
     def routes(self) -> list[web.RouteDef]:
         """Where it is."""
-        return [web.get("/v1/realtime", self.handle)]
+        return [web.get(REALTIME_PATH, self.handle)]
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """Hold one session. A refusal comes before the upgrade, or, for browsers, inside it."""
@@ -67,14 +67,16 @@ class RealtimeEndpoint:
         intent = query.get("intent", "conversation")
         if intent not in ("conversation", "transcription"):
             raise AntiphonError(Reason.INVALID_REQUEST, "Known intents are 'conversation' and 'transcription'.")
-        # A transcription session names its recogniser in session.update; `model`, if any, is still the assistant.
-        name, assistant = config.assistant(query.get("model", DEFAULT))
+        transcribes, model = intent == "transcription", query.get("model", DEFAULT)
+        # Who only wants a transcript may name the recogniser instead of an assistant.
+        recogniser = self._context.names.model("asr", model) if transcribes and model != DEFAULT else None
+        name, assistant = config.assistant(DEFAULT if recogniser is not None else model)
         settings = assistant.settings(new_id("sess"))
-        if intent == "transcription":
+        if transcribes:
             turns = replace(settings.turns, create_response=False)
-            settings = replace(settings, turns=turns, audio_output=False)
+            settings = replace(settings, turns=turns, audio_output=False, recogniser=recogniser or settings.recogniser)
         return SessionResource(
-            kind="transcription" if intent == "transcription" else "realtime",
+            kind="transcription" if transcribes else "realtime",
             assistant=name,
             settings=settings,
             names=self._context.names,

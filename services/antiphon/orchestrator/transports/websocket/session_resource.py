@@ -28,6 +28,8 @@ REALTIME_RATE_HZ = 24_000
 G711_RATE_HZ = 8_000
 LEAST_SILENCE_MS = 100
 """A turn cannot end on less."""
+MOST_PADDING_MS = 2_000
+"""Audio kept from before an onset."""
 
 _EAGERNESS = {"low": (800, 2500), "medium": (500, 1500), "auto": (500, 1500), "high": (300, 800)}
 """Silence that ends a turn, and patience, in ms. Turns end by silence here: shown as the `server_vad` that it is."""
@@ -129,6 +131,8 @@ class SessionResource:
             for name in ("threshold", "prefix_padding_ms", "create_response", "interrupt_response")
             if (value := getattr(update, name)) is not None
         }
+        if "prefix_padding_ms" in wanted:
+            wanted["prefix_padding_ms"] = min(wanted["prefix_padding_ms"], MOST_PADDING_MS)
         if self.kind == "transcription":
             wanted["create_response"] = False
         silence_ms, patience_ms = turns.silence_duration_ms, turns.patience_ms
