@@ -9,8 +9,6 @@ BIN := .venv/bin
 UV := $(or $(shell command -v uv 2>/dev/null),.cache/uv/bin/uv)
 # What a fast second run is worth: nothing is installed again unless these change.
 INSTALLED := .venv/.installed
-# Where human speech for demonstrations and tests is kept.
-export ANTIPHON_SPEECH ?= $(CURDIR)/.cache/speech
 
 .PHONY: help setup speech run test lint format generate bench clean
 
@@ -42,8 +40,8 @@ generate: setup ## Generate the code of the wire from its .proto files
 bench: setup speech ## Measure what a listener hears; docs/benchmarks.md explains the figures
 	@$(BIN)/antiphon bench $(ARGS)
 
-speech: setup ## Fetch recordings of human speech, where the system has none
-	@$(BIN)/python -m antiphon.testing.speech
+speech: setup ## Fetch recordings of human speech, where the system has none (without them, some tests are skipped)
+	-@$(BIN)/python -m antiphon.testing.speech
 
 clean: ## Remove the environment, the caches and what runs left behind
 	@rm -rf .venv .cache out .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

@@ -52,7 +52,7 @@ LINES = (
     ),
     Script(
         "The person you are calling is not at their desk. I will try to locate them for you.",
-        "status.wav",
+        "followme/status.wav",
     ),
     Script("Sorry, let me stop you there. Please tell me when the next train leaves for the city."),
 )
