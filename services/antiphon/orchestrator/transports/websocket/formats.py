@@ -72,7 +72,8 @@ def _linear_to_ulaw(linear: _Integers) -> _Integers:
     magnitude = np.minimum(np.abs(linear), _ULAW_CLIP) + _ULAW_BIAS
     exponent = np.floor(np.log2(magnitude)).astype(np.int32) - 7
     mantissa = (magnitude >> (exponent + 3)) & 0x0F
-    return ~(np.where(linear < 0, 0x80, 0) | exponent << 4 | mantissa) & 0xFF
+    code: _Integers = ~(np.where(linear < 0, 0x80, 0) | exponent << 4 | mantissa) & 0xFF
+    return code
 
 
 def _alaw_to_linear(code: _Integers) -> _Integers:
@@ -88,6 +89,6 @@ def _linear_to_alaw(linear: _Integers) -> _Integers:
     magnitude = np.where(linear >= 0, linear, ~linear) >> 4  # 12 bits: the law's own resolution
     exponent = np.where(magnitude < 16, 0, np.floor(np.log2(np.maximum(magnitude, 1))).astype(np.int32) - 3)
     mantissa = (magnitude >> np.maximum(exponent - 1, 0)) & 0x0F
-    code = exponent << 4 | mantissa
-    code = np.where(linear >= 0, code | 0x80, code) ^ 0x55
-    return code
+    code: _Integers = exponent << 4 | mantissa
+    code = np.where(linear >= 0, code | 0x80, code)
+    return np.bitwise_xor(code, 0x55)

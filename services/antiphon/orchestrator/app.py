@@ -1,0 +1,117 @@
+"""The orchestrator as a process: its HTTP application, its start, and its end."""
+
+import asyncio
+import contextlib
+import logging
+import signal
+from collections.abc import Callable
+
+from aiohttp import web
+from prometheus_client import generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+
+from antiphon.contracts.errors import AntiphonError, Reason
+from antiphon.orchestrator import models_api, speech_api, transcription_api
+from antiphon.orchestrator.api_errors import error_middleware, error_response
+from antiphon.orchestrator.assembly import open_context
+from antiphon.orchestrator.auth import KeyRing, auth_middleware
+from antiphon.orchestrator.config import OrchestratorConfig
+from antiphon.orchestrator.context import Context
+from antiphon.orchestrator.readiness import check_ready
+from antiphon.orchestrator.transports.websocket.endpoint import RealtimeEndpoint
+
+logger = logging.getLogger(__name__)
+
+CLOSE_S = 5.0
+"""How long requests may take to end once every session has."""
+
+
+def application(context: Context, keys: KeyRing) -> web.Application:
+    """The HTTP application: the Realtime WebSocket, the audio and models API, health and metrics."""
+    app = web.Application(
+        middlewares=[error_middleware(context.metrics), auth_middleware(keys)],
+        client_max_size=context.config.server.max_upload_bytes,
+    )
+    app.add_routes(RealtimeEndpoint(context, keys).routes())
+    for api in (speech_api, transcription_api, models_api):
+        app.add_routes(api.routes(context))
+    app.add_routes(_health(context))
+    return app
+
+
+def _health(context: Context) -> list[web.RouteDef]:
+    async def healthz(_: web.Request) -> web.Response:
+        return web.json_response({"status": "ok"})
+
+    async def readyz(_: web.Request) -> web.Response:
+        try:
+            check_ready(context)
+        except AntiphonError as error:
+            return error_response(error)
+        return web.json_response({"status": "ready"})
+
+    async def metrics(_: web.Request) -> web.Response:
+        return web.Response(
+            body=generate_latest(context.metrics.registry), headers={"Content-Type": CONTENT_TYPE_LATEST}
+        )
+
+    return [web.get("/healthz", healthz), web.get("/readyz", readyz), web.get("/metrics", metrics)]
+
+
+async def serve(config: OrchestratorConfig, *, ready: Callable[[str], None] | None = None) -> None:
+    """Serve until SIGTERM or SIGINT, then drain; a second signal ends it at once.
+
+    `ready` is told the base URL as soon as connections are taken. Raises `AntiphonError(INVALID_REQUEST)` for a
+    configuration that cannot be served.
+    """
+    keys = KeyRing.of(config.server)
+    async with open_context(config) as context:
+        runner = web.AppRunner(application(context, keys), access_log=None, shutdown_timeout=CLOSE_S)
+        await runner.setup()
+        try:
+            url = await _listen(runner, config)
+            logger.info("orchestrator serves", extra={"url": url, "assistants": sorted(context.responders)})
+            if ready is not None:
+                ready(url)
+            await _until_told_to_go(context)
+        finally:
+            await runner.cleanup()
+    logger.info("orchestrator ended")
+
+
+async def _listen(runner: web.AppRunner, config: OrchestratorConfig) -> str:
+    site = web.TCPSite(runner, config.server.host, config.server.port)
+    try:
+        await site.start()
+    except OSError as error:
+        where = f"{config.server.host}:{config.server.port}"
+        raise AntiphonError(
+            Reason.INVALID_REQUEST, f"Cannot listen on {where}: {error.strerror}. Is another server there?"
+        ) from None
+    host, port = runner.addresses[0][:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+async def _until_told_to_go(context: Context) -> None:
+    """Wait for a signal, then for the sessions to end; a second signal, or the grace's end, is the last word."""
+    signals: asyncio.Queue[int] = asyncio.Queue()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, signals.put_nowait, number)
+    try:
+        await signals.get()
+        context.admission.drain()
+        logger.info("orchestrator drains", extra={"sessions": context.admission.sessions})
+        again = asyncio.create_task(signals.get(), name="second-signal")
+        empty = asyncio.create_task(context.admission.wait_empty(), name="sessions-ended")
+        try:
+            grace_s = context.config.server.drain_grace_s + CLOSE_S
+            await asyncio.wait((again, empty), timeout=grace_s, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in (again, empty):
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await task
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)

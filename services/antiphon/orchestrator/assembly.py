@@ -1,0 +1,64 @@
+"""Puts an orchestrator's parts together, and takes them apart again."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+
+from prometheus_client import CollectorRegistry
+
+from antiphon.adapters.vad.silero import SileroVad
+from antiphon.contracts.errors import AntiphonError, Reason
+from antiphon.orchestrator.admission import Admission
+from antiphon.orchestrator.config import DEFAULT, AssistantConfig, OrchestratorConfig, WorkersConfig
+from antiphon.orchestrator.context import Context
+from antiphon.orchestrator.metrics import OrchestratorMetrics
+from antiphon.orchestrator.names import Names
+from antiphon.orchestrator.responders import make_responder
+from antiphon.orchestrator.workers.channels import WorkerChannels
+from antiphon.orchestrator.workers.fleet import Fleet
+from antiphon.orchestrator.workers.recogniser import RoutedRecogniser
+from antiphon.orchestrator.workers.synthesiser import RoutedSynthesiser
+from antiphon.registry.snapshot import RegistryReader
+
+
+@asynccontextmanager
+async def open_context(config: OrchestratorConfig) -> AsyncIterator[Context]:
+    """The parts, alive for as long as the block runs.
+
+    Raises `AntiphonError(INVALID_REQUEST)` for a secret that cannot be read.
+    """
+    metrics = OrchestratorMetrics(CollectorRegistry())
+    reader = RegistryReader(config.registry.url, config.registry.namespace)
+    names = Names(config.aliases, config.model_defaults(), lambda: reader.snapshot)
+    async with AsyncExitStack() as stack:
+        channels = WorkerChannels(_token(config.workers))
+        stack.push_async_callback(channels.aclose)
+        responders = {}
+        for name, assistant in (config.assistants or {DEFAULT: AssistantConfig()}).items():
+            responders[name] = make_responder(assistant.responder)
+            stack.push_async_callback(responders[name].aclose)
+        fleet = Fleet(reader, channels, names)
+        tasks = await stack.enter_async_context(asyncio.TaskGroup())
+        reading = tasks.create_task(reader.run(), name="registry-reader")
+        stack.callback(reading.cancel)
+        yield Context(
+            config=config,
+            recogniser=RoutedRecogniser(fleet),
+            synthesiser=RoutedSynthesiser(fleet),
+            responders=responders,
+            vad=SileroVad(),
+            snapshot=lambda: reader.snapshot,
+            admission=Admission(config.server, metrics),
+            metrics=metrics,
+        )
+
+
+def _token(workers: WorkersConfig) -> str:
+    if workers.token_file is None:
+        return ""
+    try:
+        return workers.token_file.read_text().strip()
+    except OSError as error:
+        raise AntiphonError(
+            Reason.INVALID_REQUEST, f"Cannot read workers.token_file {workers.token_file}: {error.strerror}."
+        ) from None

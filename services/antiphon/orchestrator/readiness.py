@@ -1,0 +1,53 @@
+"""Whether a caller of the default assistant would be served now."""
+
+from antiphon.contracts.adapters import Task
+from antiphon.contracts.errors import AntiphonError, Reason
+from antiphon.orchestrator.config import DEFAULT
+from antiphon.orchestrator.context import Context
+from antiphon.registry.records import ModelRecord
+from antiphon.registry.snapshot import Worker
+
+RETRY_AFTER_MS = 2_000
+
+
+def check_ready(context: Context) -> None:
+    """Return when the default assistant's ears and voice can be had.
+
+    Raises `AntiphonError` that says what is missing: `DRAINING`, `NO_WORKER` or `MODEL_LOADING`.
+    """
+    if context.admission.draining:
+        raise AntiphonError(Reason.DRAINING, "This server is about to go.", retry_after_ms=RETRY_AFTER_MS)
+    if context.snapshot().version == 0:
+        raise AntiphonError(Reason.NO_WORKER, "The registry was not reached yet.", retry_after_ms=RETRY_AFTER_MS)
+    _, assistant = context.config.assistant(DEFAULT)
+    _check_model(context, "asr", assistant.recogniser)
+    _check_model(context, "tts", assistant.voice.model)
+
+
+def _check_model(context: Context, task: Task, name: str) -> None:
+    snapshot = context.snapshot()
+    own_name = context.names.model(task, name)
+    model = snapshot.model(task, own_name) if own_name is not None else None
+    if model is None:
+        raise AntiphonError(Reason.NO_WORKER, f"The catalogue has no model '{name}' for task {task}.")
+    states = {_state(worker, model) for worker in snapshot.workers.values()}
+    if "usable" in states:
+        return
+    if "loading" in states:
+        raise AntiphonError(Reason.MODEL_LOADING, f"Model '{model.name}' is loading.", retry_after_ms=RETRY_AFTER_MS)
+    raise AntiphonError(
+        Reason.NO_WORKER, f"No live worker holds or can load model '{model.name}'.", retry_after_ms=RETRY_AFTER_MS
+    )
+
+
+def _state(worker: Worker, model: ModelRecord) -> str:
+    """What a worker is to a model: usable (it holds it, or would load it at the first call), loading, or none."""
+    lease = worker.lease
+    if lease is None or lease.draining or worker.record.draining:
+        return "none"
+    resident = lease.resident(model.name)
+    if resident is None:
+        return "usable" if model.engine in lease.engines else "none"
+    if resident.state in ("warm", "in_use"):
+        return "usable"
+    return "loading" if resident.state == "loading" else "none"
