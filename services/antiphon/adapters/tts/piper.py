@@ -27,10 +27,10 @@ _log = logging.getLogger(__name__)
 # Latent frames of each window (11.6 ms each at 22.05 kHz): small first, so that sound starts at once; then larger,
 # since the frames around a window that it needs for context are decoded twice.
 _WINDOWS = (12, 24, 48)
-# A reply begins with some 50 ms in which the voice is not yet heard; what is cut of it is latency won.
+# A reply begins with 40 to 250 ms in which the voice is not yet heard; what is cut of it is latency won.
 _TRIM_LEVEL = 0.002
 _TRIM_KEEP_S = 0.005
-_TRIM_MOST_S = 0.08
+_TRIM_MOST_S = 0.3
 _RUNTIME_MIB = 40  # sessions and scratch memory beside the weights, measured with a medium voice
 
 
@@ -120,14 +120,15 @@ class PiperStream:
             origin, trimmed = position, 0
             for number, last, samples in self._network.decode(encoded, self._run):
                 if not self._begun:
-                    trimmed = _silence_before(samples, self._network.rate_hz)
-                    samples, self._begun = samples[trimmed:], True
+                    cut, self._begun = _silence_before(samples, self._network.rate_hz, trimmed)
+                    trimmed, samples = trimmed + cut, samples[cut:]
                 words: tuple[WordTime, ...] = ()
                 if encoded.durations and (number == 1 or (number == 0 and last)):
                     spans = self._network.text.words(reading) if spans is None else spans
                     words = self._network.word_times(reading, index, encoded, spans, origin - trimmed)
                 position += len(samples)
-                yield SpeechChunk(samples, words)
+                if len(samples) or words:
+                    yield SpeechChunk(samples, words)
                 if self._run.cancelled:
                     return
 
@@ -279,11 +280,13 @@ def _flat(output: Any) -> Samples:
     return samples
 
 
-def _silence_before(samples: Samples, rate_hz: int) -> int:
-    """How many samples can go before the voice is first heard."""
-    loud = np.abs(samples[: int(_TRIM_MOST_S * rate_hz)]) > _TRIM_LEVEL
-    onset = int(loud.argmax()) if loud.any() else len(loud)
-    return max(0, min(onset, len(samples) - 1) - int(_TRIM_KEEP_S * rate_hz))
+def _silence_before(samples: Samples, rate_hz: int, trimmed: int) -> tuple[int, bool]:
+    """How many samples can go before the voice is first heard, and whether it was; `trimmed` went before them."""
+    loud = np.abs(samples) > _TRIM_LEVEL
+    most = max(0, int(_TRIM_MOST_S * rate_hz) - trimmed)
+    if not loud.any():
+        return min(len(samples), most), len(samples) >= most
+    return min(max(0, int(loud.argmax()) - int(_TRIM_KEEP_S * rate_hz)), most), True
 
 
 def _scales(config: Mapping[str, Any], settings: PiperSettings) -> tuple[float, float, float]:
