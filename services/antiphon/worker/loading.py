@@ -19,7 +19,8 @@ from antiphon.telemetry.logs import where
 from antiphon.worker.executor import Executor
 
 WARM_UP_TEXT = "Good morning. The voice that you are hearing now is ready, and it will be with you in a moment."
-"""About five seconds: enough to measure loudness by."""
+WARM_UP_S = 5.0
+"""No more of it is computed: enough to measure loudness by, and a slow engine is not kept from its callers."""
 _GAIN = (0.1, 8.0)  # -20 to +18 dB: beyond that the measurement is wrong, not the voice
 
 
@@ -138,22 +139,24 @@ class EngineLoader:
             ) from error
 
     def _warm_voice(self, prepared: PreparedModel, engine: TtsEngine) -> LoadedModel:
-        begun, first_audio_ms, chunks = time.perf_counter(), 0.0, []
+        rate_hz = prepared.capabilities.sample_rate_hz
+        begun, first_audio_ms = time.perf_counter(), 0.0
+        chunks: list[Samples] = []
         stream = engine.open(SpeechRequest())
         try:
             for chunk in stream.synthesize(WARM_UP_TEXT):
                 first_audio_ms = first_audio_ms or (time.perf_counter() - begun) * 1000
                 chunks.append(chunk.samples)
+                if sum(map(len, chunks)) >= WARM_UP_S * rate_hz:
+                    break
         finally:
             stream.close()
         took_s = time.perf_counter() - begun
-        rate_hz = prepared.capabilities.sample_rate_hz
         samples = np.concatenate(chunks) if chunks else np.zeros(0, np.float32)
         if not len(samples):
             raise AntiphonError(Reason.LOAD_FAILED, f"Model {prepared.spec.name!r} loaded but gave no audio.")
-        return LoadedModel(
-            prepared, engine, self._gain(samples, rate_hz), first_audio_ms, took_s / (len(samples) / rate_hz)
-        )
+        factor = took_s / (len(samples) / rate_hz)
+        return LoadedModel(prepared, engine, self._gain(samples, rate_hz), first_audio_ms, factor)
 
     def _gain(self, samples: Samples, rate_hz: int) -> float:
         lufs = measure_lufs(samples, rate_hz)

@@ -161,7 +161,7 @@ class ModelManager:
         """Wait for what loads, let every model go, and end. Call it when no stream is left."""
         for slot in self._slots.values():
             self._release(slot, "shutdown")
-        await self._tasks.__aexit__(kind, error, trace)
+        await self._tasks.__aexit__(None, None, None)  # an error of the body is no reason to leave a model half closed
 
     async def run(self) -> None:
         """Keep house until cancelled: preload, try failed loads again, let idle models go."""

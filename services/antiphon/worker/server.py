@@ -3,10 +3,12 @@
 import asyncio
 import contextlib
 import logging
+import os
 import signal
 import socket
+import threading
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from types import TracebackType
 from typing import Self
 
@@ -51,6 +53,7 @@ LEAVE_SHARE = 0.7
 """After this part of the drain's time, streams are asked to end at their next clause."""
 CUT_S = 1.0
 """How long what is left may take to end once it is cancelled."""
+HARD_EXIT_S = 10.0
 
 _OPTIONS = (
     ("grpc.max_receive_message_length", MESSAGE_BYTES),
@@ -230,47 +233,65 @@ class Worker:
 
     @contextlib.asynccontextmanager
     async def _background(self) -> AsyncIterator[None]:
-        async with asyncio.TaskGroup() as tasks:
-            running = [tasks.create_task(self.models.run(), name="models")]
-            if self.config.redis_url is not None:
-                self._keeper = LeaseKeeper(
-                    self.config.redis_url, self.config.namespace, self.config.worker_id, self.lease, self.drain
-                )
-                running.append(tasks.create_task(self._keeper.run(), name="lease"))
-            try:
-                yield
-            finally:
-                for task in running:
-                    task.cancel()
+        tasks = [asyncio.create_task(self.models.run(), name="models")]
+        if self.config.redis_url is not None:
+            keeper = LeaseKeeper(
+                self.config.redis_url, self.config.namespace, self.config.worker_id, self.lease, self.drain
+            )
+            self._keeper = keeper
+            tasks.append(asyncio.create_task(keeper.run(), name="lease"))
+        for task in tasks:
+            task.add_done_callback(self._end_on_failure)
+        try:
+            yield
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+
+    def _end_on_failure(self, task: "asyncio.Task[None]") -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            logger.critical("the worker cannot go on", extra={"task": task.get_name()}, exc_info=error)
+            self.drain()
 
 
-async def serve(config: WorkerConfig) -> None:
-    """Serve until SIGTERM or SIGINT, then drain and end; a second signal ends it at once.
+async def serve(config: WorkerConfig, *, on_ended: Callable[[], None] = lambda: None) -> None:
+    """Serve until SIGTERM or SIGINT, then drain and end; a second signal cuts the drain short.
+
+    Args:
+        config: All that the worker is told.
+        on_ended: Called when the drain is over, before what is left is let go.
 
     Raises:
         AntiphonError: INVALID_REQUEST when it cannot listen as told.
     """
-    loop, main = asyncio.get_running_loop(), asyncio.current_task()
-    assert main is not None
+    loop = asyncio.get_running_loop()
+    signals = (signal.SIGTERM, signal.SIGINT)
     async with Worker(config) as worker:
+        draining = asyncio.create_task(worker.ended(), name="drain")
 
         def ask_to_end() -> None:
             if worker.streams.draining:
-                main.cancel()
+                draining.cancel()
             worker.drain()
 
-        signals = (signal.SIGTERM, signal.SIGINT)
         for number in signals:
             loop.add_signal_handler(number, ask_to_end)
         try:
-            await worker.ended()
+            await asyncio.wait((draining,))
         finally:
+            draining.cancel()
             for number in signals:
                 loop.remove_signal_handler(number)
+            on_ended()
 
 
 def run(config: WorkerConfig) -> None:
-    """Serve in a loop of its own until the process is told to end; blocks."""
+    """Serve in a loop of its own until the process is told to end; blocks.
+
+    A thread that does not come back from an engine cannot keep the process: it exits hard ten seconds after the drain.
+    """
     configure_logging(as_json=config.log_json, level=config.log_level)
-    with contextlib.suppress(asyncio.CancelledError):
-        asyncio.run(serve(config))
+    watchdog = threading.Timer(HARD_EXIT_S, os._exit, (1,))
+    watchdog.daemon = True
+    asyncio.run(serve(config, on_ended=watchdog.start))

@@ -1,5 +1,6 @@
 """The three gRPC services of a worker: thin, each call in one screen."""
 
+import contextlib
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -51,11 +52,12 @@ class SpeechSynthesis(synthesis_pb2_grpc.SpeechSynthesisServicer):
             max_text_chars=self._config.max_text_chars,
             max_stream_s=self._config.max_stream_s,
         )
-        with self._streams.open("tts", order.stream_id, synthesis):
+        with contextlib.ExitStack() as opened:
+            opened.enter_context(self._streams.open("tts", order.stream_id, synthesis))
             if self._streams.take_stop(order.stream_id):
                 synthesis.stop()
             await context.send_initial_metadata(())
-            await synthesis.run(requests, context.write)
+            await synthesis.run(requests, context.write, opened.close)
 
     async def Control(  # noqa: N802
         self, request: synthesis_pb2.ControlRequest, context: grpc.aio.ServicerContext
@@ -104,9 +106,10 @@ class SpeechRecognition(recognition_pb2_grpc.SpeechRecognitionServicer):
             max_utterance_s=self._config.max_utterance_s,
             max_stream_s=self._config.max_stream_s,
         )
-        with self._streams.open("asr", order.stream_id, recognition):
+        with contextlib.ExitStack() as opened:
+            opened.enter_context(self._streams.open("asr", order.stream_id, recognition))
             await context.send_initial_metadata(())
-            await recognition.run(requests, context.write)
+            await recognition.run(requests, context.write, opened.close)
 
 
 class Models(models_pb2_grpc.ModelsServicer):
