@@ -21,6 +21,7 @@ class Admission:
         self._metrics = metrics
         self._by_caller: Counter[str] = Counter()
         self._draining = asyncio.Event()
+        self._closed = asyncio.Event()
         self._empty = asyncio.Event()
         self._empty.set()
 
@@ -35,12 +36,21 @@ class Admission:
         return self._draining.is_set()
 
     def drain(self) -> None:
-        """Take nothing new from now on. Idempotent."""
+        """Take nothing new from now on; sessions end with their turns. Idempotent."""
         self._draining.set()
 
     async def wait_draining(self) -> None:
         """Wait until the process is told to go."""
         await self._draining.wait()
+
+    def close(self) -> None:
+        """End every session now, in mid-turn if need be. Idempotent."""
+        self.drain()
+        self._closed.set()
+
+    async def wait_closed(self) -> None:
+        """Wait until every session has to end now."""
+        await self._closed.wait()
 
     async def wait_empty(self) -> None:
         """Wait until no session is open."""

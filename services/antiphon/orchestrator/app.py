@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import os
 import signal
 from collections.abc import Callable
 
@@ -12,6 +13,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from antiphon.contracts.errors import AntiphonError, Reason
 from antiphon.orchestrator import models_api, speech_api, transcription_api
+from antiphon.orchestrator.admission import Admission
 from antiphon.orchestrator.api_errors import error_middleware, error_response
 from antiphon.orchestrator.assembly import open_context
 from antiphon.orchestrator.auth import KeyRing, auth_middleware
@@ -23,7 +25,7 @@ from antiphon.orchestrator.transports.websocket.endpoint import RealtimeEndpoint
 logger = logging.getLogger(__name__)
 
 CLOSE_S = 5.0
-"""How long requests may take to end once every session has."""
+"""How long sessions may take to be closed, and then other requests to end."""
 
 
 def application(context: Context, keys: KeyRing) -> web.Application:
@@ -86,32 +88,40 @@ async def _listen(runner: web.AppRunner, config: OrchestratorConfig) -> str:
     except OSError as error:
         where = f"{config.server.host}:{config.server.port}"
         raise AntiphonError(
-            Reason.INVALID_REQUEST, f"Cannot listen on {where}: {error.strerror}. Is another server there?"
+            Reason.INVALID_REQUEST,
+            f"Cannot listen on {where}: {os.strerror(error.errno or 0)}. Is another server there?",
         ) from None
     host, port = runner.addresses[0][:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 async def _until_told_to_go(context: Context) -> None:
-    """Wait for a signal, then for the sessions to end; a second signal, or the grace's end, is the last word."""
+    """Wait for a signal, then for the sessions to end; a second signal, or the end of the grace, cuts them off."""
     signals: asyncio.Queue[int] = asyncio.Queue()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, signals.put_nowait, number)
     try:
         await signals.get()
-        context.admission.drain()
-        logger.info("orchestrator drains", extra={"sessions": context.admission.sessions})
-        again = asyncio.create_task(signals.get(), name="second-signal")
-        empty = asyncio.create_task(context.admission.wait_empty(), name="sessions-ended")
-        try:
-            grace_s = context.config.server.drain_grace_s + CLOSE_S
-            await asyncio.wait((again, empty), timeout=grace_s, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for task in (again, empty):
-                task.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
-                    await task
+        await _drain(context.admission, context.config.server.drain_grace_s, signals)
     finally:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.remove_signal_handler(number)
+
+
+async def _drain(admission: Admission, grace_s: float, signals: asyncio.Queue[int]) -> None:
+    admission.drain()
+    logger.info("orchestrator drains", extra={"sessions": admission.sessions})
+    waits = [
+        asyncio.create_task(admission.wait_empty(), name="sessions-end"),
+        asyncio.create_task(signals.get(), name="second-signal"),
+    ]
+    try:
+        await asyncio.wait(waits, timeout=grace_s, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for wait in waits:
+            wait.cancel()
+    admission.close()
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(CLOSE_S):
+            await admission.wait_empty()

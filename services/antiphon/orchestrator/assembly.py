@@ -30,7 +30,7 @@ async def open_context(config: OrchestratorConfig) -> AsyncIterator[Context]:
     metrics = OrchestratorMetrics(CollectorRegistry())
     reader = RegistryReader(config.registry.url, config.registry.namespace)
     names = Names(config.aliases, config.model_defaults(), lambda: reader.snapshot)
-    async with AsyncExitStack() as stack:
+    async with _alone(), AsyncExitStack() as stack:
         channels = WorkerChannels(_token(config.workers))
         stack.push_async_callback(channels.aclose)
         responders = {}
@@ -51,6 +51,17 @@ async def open_context(config: OrchestratorConfig) -> AsyncIterator[Context]:
             admission=Admission(config.server, metrics),
             metrics=metrics,
         )
+
+
+@asynccontextmanager
+async def _alone() -> AsyncIterator[None]:
+    """An error of the block as it is, not in the group that a task group makes even of one."""
+    try:
+        yield
+    except ExceptionGroup as group:
+        if len(group.exceptions) == 1:
+            raise group.exceptions[0] from None
+        raise
 
 
 def _token(workers: WorkersConfig) -> str:

@@ -30,11 +30,13 @@ class Names:
     def voice(self, name: str, model: str) -> tuple[str, str] | None:
         """The model and the voice of it that a name means; None when there is no such voice.
 
-        First a voice of `model` (a name, an alias or `default`), then another speaking model by name, with its first
-        voice.
+        First a voice of `model` (a name, an alias or `default`), its first for the name `default`; then another
+        speaking model by name, with its first voice.
         """
         name = self._aliases.voices.get(name, name)
         current = self.model("tts", model)
+        if current is not None and name in ("", DEFAULT):
+            return current, ""
         if current is not None and name in self.voices(current):
             return current, name
         other = self.model("tts", name)

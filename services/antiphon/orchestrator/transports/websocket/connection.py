@@ -81,6 +81,7 @@ class Connection:
                 others = [
                     tasks.create_task(self._receive(), name="receive"),
                     tasks.create_task(self._drain(), name="drain"),
+                    tasks.create_task(self._obey(), name="obey"),
                 ]
                 send = tasks.create_task(self._send_all(), name="send")
                 await self._over.wait()
@@ -194,13 +195,14 @@ class Connection:
     # --- the end ------------------------------------------------------------------------------------------------------
 
     async def _drain(self) -> None:
-        """When the process is told to go: let the turn end, within the grace, then send the client elsewhere."""
+        """When the process is told to go: let the turn end, then send the client elsewhere."""
         await self._context.admission.wait_draining()
-        try:
-            async with asyncio.timeout(self._context.config.server.drain_grace_s):
-                await self._resting.wait()
-        except TimeoutError:
-            pass
+        await self._resting.wait()
+        self._end(DRAINED)
+
+    async def _obey(self) -> None:
+        """When the grace is over: send the client elsewhere now."""
+        await self._context.admission.wait_closed()
         self._end(DRAINED)
 
     def _end(self, ending: Ending, *, limit: str | None = None) -> None:
