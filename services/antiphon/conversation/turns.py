@@ -6,8 +6,8 @@ from enum import StrEnum
 from antiphon.conversation.ports import Transcript
 from antiphon.conversation.settings import TurnSettings
 
-_UNSURE = 0.3
-"""Below this end-of-turn probability the user is held to go on: patience, not silence, ends the turn."""
+_GOES_ON = 0.2
+"""Below this end-of-turn probability the detector is confident that the user goes on: patience ends the turn."""
 
 _DOUBTFUL_LOG_PROBABILITY = -0.8
 _DOUBTFUL_NO_SPEECH = 0.8
@@ -25,7 +25,7 @@ class Verdict(StrEnum):
 
 def required_silence_ms(settings: TurnSettings, end_of_turn_probability: float | None) -> int:
     """How long the user must be silent for the turn to be over; None: the detector has not answered yet."""
-    if end_of_turn_probability is not None and end_of_turn_probability < _UNSURE:
+    if end_of_turn_probability is not None and end_of_turn_probability < _GOES_ON:
         return max(settings.silence_duration_ms, settings.patience_ms)
     return settings.silence_duration_ms
 

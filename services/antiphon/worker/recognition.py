@@ -25,7 +25,7 @@ PARTIAL_MS = 400
 """New audio before another partial: a word or two."""
 LINGER_S = 1.0
 """How long a stream whose final was written waits for its caller to close its side (see `synthesis.LINGER_S`)."""
-_EVEN_SILENCE_MS, _SPREAD_MS = 600.0, 150.0
+_EVEN_SILENCE_MS, _SPREAD_MS = 200.0, 150.0
 
 Write = Callable[[pb.RecognizeResponse], Awaitable[None]]
 
@@ -33,8 +33,9 @@ Write = Callable[[pb.RecognizeResponse], Awaitable[None]]
 def end_of_turn_probability(silence_ms: int) -> float:
     """How likely a speaker who fell silent has finished, by the silence alone: 0 to 1.
 
-    A logistic curve through one half at 600 ms: 0.06 at 200 ms, 0.5 at 600, 0.94 at 1000. Pauses within a turn are
-    mostly shorter, gaps between speakers who yield are mostly longer.
+    A logistic curve through one half at 200 ms, the typical gap between speakers who yield (Stivers et al. 2009, over ten
+    languages): 0.21 at 0 ms, 0.88 at 500. Silence alone is never sure that a speaker goes on, so this never asks a
+    listener to be more patient than it is set to be.
     """
     return 1 / (1 + math.exp((_EVEN_SILENCE_MS - silence_ms) / _SPREAD_MS))
 
