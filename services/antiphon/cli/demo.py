@@ -33,6 +33,7 @@ _INTO_REPLY_S = 1.5
 """How long a reply has sounded when the user says something into it."""
 _BETWEEN_S = 0.7
 _REPLY_S = 30.0
+_CONVERSATION_S = 120.0
 _FIRST_SOUND = "response.output_audio.delta"
 
 
@@ -87,7 +88,11 @@ async def hold(server: Server, out: Path, console: Console) -> list[str]:
     async with connect(server.url, key=server.key, extension=True) as session:
         speaking = asyncio.create_task(session.stream_microphone(), name="microphone")
         try:
-            judgement = await _converse(session, lines, backchannel)
+            async with asyncio.timeout(_CONVERSATION_S):
+                judgement = await _converse(session, lines, backchannel)
+        except TimeoutError:
+            message = f"The conversation did not come to its end within {_CONVERSATION_S:.0f} s."
+            raise AntiphonError(Reason.TIMEOUT, message) from None
         finally:
             speaking.cancel()
             await asyncio.gather(speaking, return_exceptions=True)
@@ -104,12 +109,11 @@ async def _converse(session: RealtimeSession, lines: list[Samples], backchannel:
     first = session.say(lines[0])
     await _into_reply(session)
     hummed = session.say(backchannel)
-    await _until_quiet(session)
+    await _until_quiet(session, replies=1)
     second = session.say(lines[1])
     await _into_reply(session)
     third = session.say(lines[2])
-    await _done(session, 2)
-    await _until_quiet(session)
+    await _until_quiet(session, replies=3)
     turns = turns_of(session, list(zip((line.text for line in LINES), (first, second, third), strict=True)))
     return Judgement(
         turns, interruption=overlap_of(session, third, turns[1]), backchannel=overlap_of(session, hummed, turns[0])
@@ -122,20 +126,13 @@ async def _into_reply(session: RealtimeSession) -> None:
     await asyncio.sleep(begun.at_s + _INTO_REPLY_S - session.now_s)
 
 
-async def _done(session: RealtimeSession, replies: int) -> None:
-    """Wait until so many replies are over."""
+async def _until_quiet(session: RealtimeSession, *, replies: int) -> None:
+    """Wait until so many replies are over, of the whole conversation, and have sounded, and a little longer."""
     over = 0
-    async with asyncio.timeout(_REPLY_S * replies):
-        async for event in session.follow():
-            over += event.type == "response.done"
-            if over == replies:
-                return
-
-
-async def _until_quiet(session: RealtimeSession) -> None:
-    """Wait until the reply that is live is over and has sounded, and a little longer."""
-    replies = sum(event.type == "response.created" for event in session.events)
-    await _done(session, replies)
+    async for event in session.follow():
+        over += event.type == "response.done"
+        if over == replies:
+            break
     await asyncio.sleep(max(0.0, session.speaker.end_s - session.now_s) + _BETWEEN_S)
 
 

@@ -83,7 +83,7 @@ def _marks(lanes: Sequence[Any], session: RealtimeSession) -> None:
 
 
 def _states(axes: Any, session: RealtimeSession, length_s: float) -> None:
-    changes = [(event.at_s, event.body["state"]) for event in session.events if event.type == "antiphon.state"]
+    changes = [(event.at_s, event.body["new"]) for event in session.events if event.type == "antiphon.state"]
     changes = [(0.0, "idle"), *changes]
     ends = [at_s for at_s, _ in changes[1:]] + [length_s]
     for (start_s, state), end_s in zip(changes, ends, strict=True):

@@ -83,7 +83,8 @@ async def _print_transcripts(session: RealtimeSession, console: Console) -> None
             console.print(escape(words) if line_open else f"[cyan]antiphon[/]  {escape(words).lstrip()}", end="")
             line_open = True
         elif words or event.type == "response.done":
-            console.print("" if line_open else None, end="\n" if line_open else "")
+            if line_open:
+                console.print()
             line_open = False
             if words:
                 console.print(words, highlight=False)

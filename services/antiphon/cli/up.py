@@ -35,8 +35,10 @@ async def started(options: UpOptions, console: Console) -> AsyncIterator[Deploym
     async with deployed(options, warn) as deployment:
         await _show_progress(deployment, console)
         _show_ready(deployment, options, console)
-        yield deployment
-        console.print("Ending.")
+        try:
+            yield deployment
+        finally:
+            console.print("Ending.")
 
 
 def _log_into(folder: Path) -> None:
