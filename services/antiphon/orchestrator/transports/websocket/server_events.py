@@ -172,7 +172,8 @@ class ServerEvents:
             "audio": {"output": {"format": session.output_format.as_json(), "voice": session.voice}},
         }
         yield server_event(
-            "response.created", response={**self._response, "status": "in_progress", "output": [], "usage": None}
+            "response.created",
+            response={**self._response, "status": "in_progress", "status_details": None, "output": [], "usage": None},
         )
 
     @_translate.register
