@@ -198,6 +198,15 @@ def masked(payload: bytes) -> bytes:
     return b"\x81\xff" + len(payload).to_bytes(8, "big") + bytes(4) + payload
 
 
+async def test_history_of_a_thousand_items_is_taken_at_once() -> None:
+    async with serving() as server, talking(server) as talk:
+        for number in range(1000):
+            item = {"id": f"item_{number}", "type": "message", "role": "user", "content": []}
+            await talk.connection.conversation.item.create(item=item)
+        await talk.until("conversation.item.done", lambda event: event["item"]["id"] == "item_999")
+        assert not talk.of("error")
+
+
 async def test_client_that_vanishes_in_mid_word_leaves_nothing() -> None:
     async with serving("word " * 100) as server:
         async with talking(server) as talk:

@@ -109,7 +109,9 @@ class Connection:
             if not self._rate.allow(self._context.clock.now()):
                 self._refuse(ClientError("rate_limit_exceeded", "Too many events in too short a time."))
                 return self._end(TOO_MANY_EVENTS, limit="events_per_s")
-            await self._take(message)
+            if not self._over.is_set():
+                await self._take(message)
+            await asyncio.sleep(0)  # messages that came together: their answers leave in between
         self._end(CLOSED)
 
     async def _take(self, message: WSMessage) -> None:
