@@ -24,7 +24,7 @@ async def test_hears_an_utterance_with_partials_a_speculative_final_and_word_tim
         assert second.stability == pytest.approx(len(first.text) / len(second.text))
         await listening.pause(3, silence_ms=600)
         speculative = (await listening.read()).speculative
-        assert (speculative.pause_id, speculative.end_of_turn_probability) == (3, 0.5)
+        assert speculative.pause_id == 3 and speculative.end_of_turn_probability > 0.9
         assert speculative.transcript.text == TEXT
         await listening.end()
         final = (await listening.read()).final
