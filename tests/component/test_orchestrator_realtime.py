@@ -255,6 +255,17 @@ async def test_invalid_events_are_refused_by_name_and_the_session_lives(
         assert await talk.say()
 
 
+async def test_text_of_a_megabyte_is_refused() -> None:
+    async with serving() as server, talking(server) as talk:
+        item = {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "x" * 2**20}]}
+        await talk.connection.conversation.item.create(item=item, event_id="e1")
+        error = (await talk.until("error"))["error"]
+        assert (error["code"], error["event_id"]) == ("invalid_value", "e1")
+        assert error["param"].endswith("content.0.text")
+        await talk.connection.session.update(session={"type": "realtime", "instructions": "x" * 2**20})
+        assert (await talk.until("error"))["error"]["param"] == "session.instructions"
+
+
 async def test_binary_without_the_extension_is_refused() -> None:
     async with serving() as server, talking(server) as talk:
         await talk.connection.send_raw(bytes(20))

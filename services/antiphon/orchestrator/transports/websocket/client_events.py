@@ -6,7 +6,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from antiphon.conversation.engine import ClientError
-from antiphon.orchestrator.transports.websocket.item_json import NewItem
+from antiphon.orchestrator.transports.websocket.item_json import NewItem, Text
 from antiphon.orchestrator.transports.websocket.session_update import (
     FormatUpdate,
     Modalities,
@@ -97,8 +97,8 @@ class ResponseUpdate(BaseModel):
     model_config = ConfigDict(extra="allow", frozen=True)
 
     conversation: Literal["auto"] | None = None
-    instructions: str | None = None
-    tools: list[ToolUpdate] | None = None
+    instructions: Text | None = None
+    tools: list[ToolUpdate] | None = Field(default=None, max_length=256)
     tool_choice: ToolChoice | None = None
     max_output_tokens: TokenLimit | None = None
     output_modalities: Modalities | None = None

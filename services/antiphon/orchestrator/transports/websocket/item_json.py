@@ -9,6 +9,9 @@ from antiphon.conversation.items import FunctionCall, FunctionCallOutput, Item, 
 
 ITEM_ID_CHARS = 64
 """OpenAI bounds a client's item id by 32; a little room for other clients."""
+TEXT_CHARS = 262_144
+"""One text that a client writes: more than any model's context, less than would hold up other sessions."""
+Text = Annotated[str, Field(max_length=TEXT_CHARS)]
 
 
 def item_json(item: Item, *, transcription: bool = True) -> dict[str, Any]:
@@ -42,7 +45,7 @@ class Content(BaseModel):
     """A part of a client's message."""
 
     type: str
-    text: str | None = None
+    text: Text | None = None
 
 
 class NewMessage(BaseModel):
@@ -51,7 +54,7 @@ class NewMessage(BaseModel):
     type: Literal["message"]
     id: str | None = Field(default=None, min_length=1, max_length=ITEM_ID_CHARS)
     role: Role
-    content: list[Content]
+    content: list[Content] = Field(max_length=64)
 
 
 class NewFunctionCall(BaseModel):
@@ -60,8 +63,8 @@ class NewFunctionCall(BaseModel):
     type: Literal["function_call"]
     id: str | None = Field(default=None, min_length=1, max_length=ITEM_ID_CHARS)
     call_id: str | None = None
-    name: str
-    arguments: str
+    name: str = Field(max_length=64)
+    arguments: Text
 
 
 class NewFunctionCallOutput(BaseModel):
@@ -70,7 +73,7 @@ class NewFunctionCallOutput(BaseModel):
     type: Literal["function_call_output"]
     id: str | None = Field(default=None, min_length=1, max_length=ITEM_ID_CHARS)
     call_id: str
-    output: str
+    output: Text
 
 
 NewItem = Annotated[NewMessage | NewFunctionCall | NewFunctionCallOutput, Field(discriminator="type")]

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from antiphon.orchestrator.transports.websocket.formats import FormatType
+from antiphon.orchestrator.transports.websocket.item_json import Text
 
 
 class Part(BaseModel):
@@ -93,8 +94,8 @@ class SessionUpdate(Part):
     """The `session` of a `session.update`."""
 
     type: Literal["realtime", "transcription"]
-    instructions: str | None = None
-    tools: list[ToolUpdate] | None = None
+    instructions: Text | None = None
+    tools: list[ToolUpdate] | None = Field(default=None, max_length=256)
     tool_choice: ToolChoice | None = None
     max_output_tokens: TokenLimit | None = None
     output_modalities: Modalities | None = None
