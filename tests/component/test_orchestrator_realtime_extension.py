@@ -112,7 +112,7 @@ async def test_other_rates_in_both_directions(rate_hz: int) -> None:
 
 
 async def test_duck_pause_resume_and_dismissal_are_told() -> None:
-    async with serving("word " * 40, heard=["mhm"]) as server, extended(server) as client:
+    async with serving("word " * 15, heard=["mhm"]) as server, extended(server) as client:
         await client.ask()
         await client.until("response.output_audio_transcript.delta")
         for _ in range(10):
