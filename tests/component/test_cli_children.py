@@ -70,14 +70,22 @@ async def test_a_child_that_dies_is_restarted_loudly(tmp_path: Path, monkeypatch
     assert len(watched.warnings) == 1
 
 
-async def test_a_child_that_never_starts_ends_it_with_its_last_words(
+async def test_a_child_that_crashes_before_it_works_is_given_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(children, "BACKOFF_S", (0.01,))
+    watched = Watched(python("import os, signal; os.kill(os.getpid(), signal.SIGKILL)"), tmp_path)
+    with pytest.raises(AntiphonError, match="does not start"):
+        await watched.child.supervise()
+    assert len(watched.warnings) == children.STARTS - 1
+
+
+async def test_a_child_that_refuses_ends_it_with_its_last_words(tmp_path: Path) -> None:
     command = python("import sys; sys.exit('antiphon: Port 80 is taken.')")
     watched = Watched(command, tmp_path)
     with pytest.raises(AntiphonError, match="does not start: Port 80 is taken"):
         await watched.child.supervise()
+    assert watched.warnings == []
 
 
 async def test_a_child_that_will_not_end_is_killed(tmp_path: Path) -> None:

@@ -12,7 +12,9 @@ BACKOFF_S = (0.5, 1.0, 2.0, 5.0, 10.0)
 STEADY_S = 30.0
 """A child that lived this long has recovered: its next failure is its first."""
 STARTS = 3
-"""A child that failed so often without being announced will not start: its cause is not passing."""
+"""A child that was killed so often before it did any work will not start."""
+_REFUSED = 1
+"""The exit status of a child that says why it will not work: that does not pass by itself."""
 
 
 class Child:
@@ -67,7 +69,7 @@ class Child:
                 return
             steady = asyncio.get_running_loop().time() - begun_s > STEADY_S
             failures = 1 if steady else failures + 1
-            if not self.settled and failures >= STARTS:
+            if not self.settled and (status == _REFUSED or failures >= STARTS):
                 raise AntiphonError(Reason.INTERNAL, f"The {self.name} does not start: {self._last_words()}")
             delay_s = BACKOFF_S[min(failures, len(BACKOFF_S)) - 1]
             self._warn(f"The {self.name} ended ({_told(status)}); it starts again in {delay_s:g} s. Log: {self.log}")

@@ -22,6 +22,7 @@ _MARKS = {
     "antiphon.reply.paused": ("paused", "#cb4b16"),
     "antiphon.reply.resumed": ("resumed", "#2aa198"),
     "input_audio_buffer.speech_started": ("speech started", "#6c71c4"),
+    "conversation.item.truncated": ("stopped", "#dc322f"),
 }
 _WINDOW_S = 0.02
 
@@ -79,7 +80,7 @@ def _marks(lanes: Sequence[Any], session: RealtimeSession) -> None:
             named.add(name)
     if named:
         handles, labels = lanes[0].get_legend_handles_labels()
-        lanes[0].legend(handles, labels, loc="upper right", ncols=4, fontsize=8, frameon=False)
+        lanes[0].legend(handles, labels, loc="lower right", bbox_to_anchor=(1, 1), ncols=5, fontsize=8, frameon=False)
 
 
 def _states(axes: Any, session: RealtimeSession, length_s: float) -> None:
