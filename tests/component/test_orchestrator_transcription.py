@@ -134,9 +134,36 @@ async def test_any_container_is_decoded(format: Format) -> None:
     assert len(recogniser.streams[0].pcm) / 32_000 == pytest.approx(2.0, abs=0.2)
 
 
-async def test_a_long_recording_is_never_one_stream() -> None:
+class MeetingStream:
+    """Gives its answer only when two streams have met."""
+
+    def __init__(self, stream: Any, met: asyncio.Event) -> None:
+        self.push, self.end, self.aclose = stream.push, stream.end, stream.aclose
+        self._stream, self._met = stream, met
+
+    async def results(self) -> Any:
+        await self._met.wait()
+        async for result in self._stream.results():
+            yield result
+
+
+class Meeting(Recogniser):
+    """Gives its first answer only when a second stream is open."""
+
+    def __init__(self, *script: Any) -> None:
+        super().__init__(*script)
+        self.met = asyncio.Event()
+
+    def open(self, request: RecognitionRequest) -> Any:
+        stream = super().open(request)
+        if len(self.streams) == 2:
+            self.met.set()
+        return MeetingStream(stream, self.met)
+
+
+async def test_a_long_recording_is_never_one_stream_and_two_at_once() -> None:
     talk = sound(*[(0.5, 8.0), (0.0, 0.8)] * 40)  # six minutes
-    recogniser = Recogniser(*(f"part {index}" for index in range(100)), delay_s=0.02)
+    recogniser = Meeting(*(f"part {index}" for index in range(100)))
     async with serving(recogniser=recogniser) as server:
         answer = await server.client.audio.transcriptions.create(model="default", file=("a.wav", talk))
     assert answer.text == " ".join(f"part {index}" for index in range(len(recogniser.streams)))

@@ -1,1 +1,1 @@
-"""."""
+"""What tests need and other projects may use: fakes, scripted servers, recorded speech, the engines' conformance suite."""
