@@ -1,1 +1,1 @@
-"""What tests need and other projects may use: fakes, scripted servers, recorded speech, the engines' conformance suite."""
+"""What tests need, here and elsewhere: fakes, a scripted chat server, recorded speech, the conformance suite."""
