@@ -119,7 +119,7 @@ class RecordReader:
     def __init__(self) -> None:
         self.malformed: Counter[str] = Counter()
         """By kind of record."""
-        self._known: dict[str, int] = {}
+        self._known: dict[tuple[str, str], int] = {}
 
     def read(self, kind: type[AnyRecord], key: str, value: bytes) -> AnyRecord | None:
         """The record, or None for one that is malformed: counted, and logged once for each key and value."""
@@ -132,11 +132,11 @@ class RecordReader:
             return None
 
     def _count(self, kind: str, key: str, value: bytes, error: ValueError) -> None:
-        if self._known.get(key) == hash(value):
+        if self._known.get((kind, key)) == hash(value):
             return
         if len(self._known) >= 1000:
             self._known.clear()
-        self._known[key] = hash(value)
+        self._known[kind, key] = hash(value)
         self.malformed[kind] += 1
         cause = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
         logger.warning("skipped a malformed record", extra={"record": kind, "key": key[:200], "cause": cause})

@@ -62,6 +62,7 @@ class _Listener:
     sent_bytes: int = 0
     sent_pauses: int = 0
     sent_end: bool = False
+    is_over: bool = False
     deadline: asyncio.Timeout | None = None
     overdue_is_set: bool = False
 
@@ -155,6 +156,8 @@ class RoutedRecognitionStream:
             finally:
                 self._listener = None
                 call.cancel()
+                listener.is_over = True  # gRPC leaves the requests of a call that has failed waiting for ever
+                self._changed.set()
 
     async def _register(self, call: grpc.aio.StreamStreamCall) -> None:
         try:
@@ -221,7 +224,7 @@ class RoutedRecognitionStream:
                 word_times=request.word_times,
             )
         )
-        while True:
+        while not listener.is_over:
             self._changed.clear()
             for message in self._due(listener):
                 yield message

@@ -70,6 +70,7 @@ class _Speaker:
     stream_id: str = field(default_factory=lambda: str(uuid.uuid4()))
     sent_end: bool = False
     sent_played: int = 0
+    is_over: bool = False
     paused: bool = False
     received_samples: int = 0
     clause: ClauseBegins | None = None
@@ -206,6 +207,8 @@ class RoutedSynthesisStream:
             finally:
                 self._speaker = None
                 call.cancel()
+                speaker.is_over = True  # gRPC leaves the requests of a call that has failed waiting for ever
+                self._changed.set()
 
     async def _register(self, speaker: _Speaker, call: grpc.aio.StreamStreamCall) -> None:
         try:
@@ -283,7 +286,7 @@ class RoutedSynthesisStream:
                 max_lead_ms=LEAD_MS,
             )
         )
-        while True:
+        while not speaker.is_over:
             self._changed.clear()
             for message in self._due(speaker):
                 yield message
