@@ -6,7 +6,6 @@ reply, and must be answered.
 
 import asyncio
 import json
-import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,11 +23,10 @@ from antiphon.cli.judgement import Judgement, Turn, judge, overlap_of, turns_of
 from antiphon.cli.picture import draw
 from antiphon.cli.playout import stereo
 from antiphon.cli.realtime import RATE_HZ, RealtimeSession, connect
+from antiphon.cli.speech_folders import speech_folders
 from antiphon.cli.up import started
 from antiphon.contracts.errors import AntiphonError, Reason
 
-_SYSTEM_SPEECH = Path("/usr/share/asterisk/sounds")
-"""Where Debian's package asterisk-core-sounds-en-wav puts its recordings of a human voice."""
 _INTO_REPLY_S = 1.5
 """How long a reply has sounded when the user says something into it."""
 _BETWEEN_S = 0.7
@@ -150,9 +148,8 @@ async def _voiced(server: Server, line: Script, console: Console) -> Samples:
 
 
 def _recordings(name: str) -> Iterator[Path]:
-    for folder in (os.environ.get("ANTIPHON_SPEECH"), ".cache/speech", _SYSTEM_SPEECH):
-        if folder:
-            yield from sorted(Path(folder).rglob(name))
+    for folder in speech_folders():
+        yield from sorted(folder.rglob(name))
 
 
 async def _heard_back(server: Server, session: RealtimeSession, turn: Turn) -> str:

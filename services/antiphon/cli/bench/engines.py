@@ -17,7 +17,8 @@ from antiphon.contracts.adapters import AsrEngine, HearingRequest, SpeechRequest
 from antiphon.contracts.models import ModelSpec
 
 _VAD_HZ = 16_000
-_LEAD_IN_S = 0.5
+_LEAD_IN_S = 0.512
+_PHASES_S = (0.0, 0.008, 0.016, 0.024)
 
 
 class BareEngines:
@@ -107,13 +108,22 @@ class BareEngines:
 
 
 def vad_onset_ms(samples: Samples, onset_s: float, threshold: float = 0.5) -> float | None:
-    """From a recording's onset to the end of the first window (32 ms) that Silero alone calls voiced; None: never."""
+    """From a recording's onset to the end of the first window that Silero alone calls voiced; None: never.
+
+    The mean over where in a window of 32 ms the recording may begin.
+    """
+    found = [_vad_onset_ms(samples, onset_s, _LEAD_IN_S + phase_s, threshold) for phase_s in _PHASES_S]
+    heard = [onset_ms for onset_ms in found if onset_ms is not None]
+    return sum(heard) / len(heard) if heard else None
+
+
+def _vad_onset_ms(samples: Samples, onset_s: float, lead_in_s: float, threshold: float) -> float | None:
     vad = find_vad()().open()
-    lead_in = np.zeros(round(_LEAD_IN_S * _VAD_HZ), dtype=np.float32)
+    lead_in = np.zeros(round(lead_in_s * _VAD_HZ), dtype=np.float32)
     heard = np.concatenate((lead_in, resample(samples, RATE_HZ, _VAD_HZ)))
     for end in range(vad.window_samples, len(heard) + 1, vad.window_samples):
         if vad.probability(np.ascontiguousarray(heard[end - vad.window_samples : end])) >= threshold:
-            return (end / _VAD_HZ - _LEAD_IN_S - onset_s) * 1000
+            return (end / _VAD_HZ - lead_in_s - onset_s) * 1000
     return None
 
 

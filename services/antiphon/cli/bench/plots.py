@@ -54,6 +54,7 @@ def _panel(axes: Any, figures: Sequence[Figure], unit: str) -> None:
     axes.set_yticks(range(len(names)), names, fontsize=8)
     axes.set_ylim(len(names) - 0.4, -0.6)
     axes.set_xlim(left=min(0.0, *(min(figure.values) for figure in figures)))
+    axes.set_xlim(right=max(axes.get_xlim()[1], 5.0 if unit == "%" else 0.0))
     axes.set_xlabel("per cent" if unit == "%" else unit, fontsize=8)
     axes.grid(axis="x", linewidth=0.4, alpha=0.6)
 

@@ -1,7 +1,6 @@
 """Recordings of human speech, by how long they are and how long they pause."""
 
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -10,10 +9,9 @@ from antiphon.audio.files import read_audio
 from antiphon.audio.pcm import Samples
 from antiphon.cli.bench.measures import longest_pause_ms, sounding, trimmed
 from antiphon.cli.realtime import RATE_HZ
+from antiphon.cli.speech_folders import speech_folders
 from antiphon.contracts.errors import AntiphonError, Reason
 
-_SYSTEM = Path("/usr/share/asterisk/sounds")
-"""Where Debian's package asterisk-core-sounds-en-wav puts its recordings of a human voice."""
 _SCAN_HZ = 8_000
 _NO_SPEECH = ("tone", "beep", "ring", "silence", "music")
 """Words in the names of recordings in which nobody speaks."""
@@ -59,17 +57,11 @@ def by_name(name: str) -> Recording:
 @cache
 def _scan() -> tuple[Recording, ...]:
     """All there are, by name, from the first folder that holds any."""
-    for folder in _folders():
+    for folder in speech_folders():
         found = tuple(each for path in sorted(folder.rglob("*.wav")) if (each := _measured(path, folder)) is not None)
         if found:
             return found
     return ()
-
-
-def _folders() -> Iterator[Path]:
-    for folder in (os.environ.get("ANTIPHON_SPEECH"), ".cache/speech", _SYSTEM):
-        if folder:
-            yield Path(folder)
 
 
 def _measured(path: Path, folder: Path) -> Recording | None:

@@ -8,11 +8,12 @@ from typing import Any
 
 from rich.table import Table
 
-from antiphon.cli.bench.figures import Figure, statistic
+from antiphon.cli.bench.figures import Figure, Statistic, statistic
 from antiphon.cli.bench.machine import Machine
 from antiphon.cli.bench.stage import Sample
 
-_COLUMNS = ("", "n", "mean", "p50", "p95", "p99", "max", "aim", "at least", "", "beside it")
+_STATISTICS: tuple[Statistic, ...] = ("mean", "p50", "p95", "p99", "max")
+_COLUMNS = ("", "n", *_STATISTICS, "aim", "at least", "", "beside it")
 _MARKS = {"aim": "[green]aim[/]", "at least": "[yellow]at least[/]", "missed": "[red]missed[/]", "": ""}
 
 
@@ -45,12 +46,19 @@ class Result:
 
 
 def table(result: Result) -> Table:
-    """For a terminal."""
-    made = Table(*_COLUMNS, title=result.title, box=None, header_style="bold", pad_edge=False, title_justify="left")
-    for column in made.columns[1:9]:
-        column.justify = "right"
-    for figure, cells in _rows(result.figures):
-        made.add_row(*cells[:-2], _MARKS[figure.verdict], cells[-1])
+    """For a terminal: the shorter form."""
+    made = Table(title=result.title, box=None, header_style="bold", pad_edge=False, title_justify="left")
+    made.add_column("", no_wrap=True)
+    for column in ("n", "p50 or share", "p95", "max", "aim/at least"):
+        made.add_column(column, justify="right", no_wrap=True)
+    made.add_column("")
+    made.add_column("x beside", justify="right", no_wrap=True)
+    for figure in result.figures:
+        ratio = figure.ratio(result.figures)
+        goal = f"{figure.goal.judged} {figure.goal.aim:g}/{figure.goal.at_least:g}" if figure.goal else ""
+        statistics = _shown(figure, "mean" if figure.unit == "%" else "p50", "p95", "max")
+        cells = (figure.name, str(len(figure.values)), *statistics, goal)
+        made.add_row(*cells, _MARKS[figure.verdict], "" if ratio is None else f"{ratio:.2f}")
     return made
 
 
@@ -81,12 +89,19 @@ def _rows(figures: Sequence[Figure]) -> Iterator[tuple[Figure, list[str]]]:
     for figure in figures:
         yield (
             figure,
-            [figure.name, str(len(figure.values)), *_statistics(figure), *_goal(figure), _beside(figure, figures)],
+            [
+                figure.name,
+                str(len(figure.values)),
+                *_shown(figure, *_STATISTICS),
+                *_goal(figure),
+                _beside(figure, figures),
+            ],
         )
 
 
-def _statistics(figure: Figure) -> Iterator[str]:
-    for which in ("mean", "p50", "p95", "p99", "max"):
+def _shown(figure: Figure, *statistics: Statistic) -> Iterator[str]:
+    """Those statistics, with their unit; of a share only its mean says anything."""
+    for which in statistics:
         shown = figure.values and (figure.unit != "%" or which == "mean")
         yield f"{_number(statistic(figure.values, which))} {figure.unit}" if shown else ""
 
@@ -105,7 +120,7 @@ def _beside(figure: Figure, figures: Sequence[Figure]) -> str:
 
 def _figure_json(figure: Figure, figures: Sequence[Figure]) -> dict[str, Any]:
     values = figure.values
-    statistics = {which: statistic(values, which) for which in ("mean", "p50", "p95", "p99", "max")} if values else {}
+    statistics = {which: statistic(values, which) for which in _STATISTICS} if values else {}
     return {**asdict(figure), "statistics": statistics, "verdict": figure.verdict, "ratio": figure.ratio(figures)}
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import sys
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -108,7 +109,18 @@ async def own_server(folder: Path) -> AsyncIterator[OwnServer]:
 
         child = Child(
             "antiphon up",
-            ["up", "--config", str(file), "--port", "0", "--data-dir", str(data_dir)],
+            [
+                sys.executable,
+                "-m",
+                "antiphon.cli.main",
+                "up",
+                "--config",
+                str(file),
+                "--port",
+                "0",
+                "--data-dir",
+                str(data_dir),
+            ],
             environment={"ANTIPHON_WORKER_MAX_STREAMS": str(_STREAMS), "COLUMNS": "200"},
             log=folder / "antiphon-up.log",
             warn=lines.append,

@@ -48,16 +48,17 @@ async def measure(stage: Stage, trial: Trial) -> Sample:
                 raise
             stopped = False
         frame = last([event for event in session.events if event.at_s < said.end_s + _DECISION_S], FIRST_SOUND)
-        heard_s = lowered_s(session.speaker.pieces(), said.start_s) if tones else None
+        silent_s = session.speaker.end_s
+        lower_s = lowered_s(session.speaker.pieces(), said.start_s) if tones else None
         return {
             **trial,
             "stopped": stopped,
             "vad_ms": await asyncio.to_thread(vad_onset_ms, samples, onset.start_s),
             "ducked_ms": since_ms(said.start_s, first(session.events, "antiphon.reply.ducked", after_s=said.start_s)),
-            "lowered_ms": None if heard_s is None else (heard_s - said.start_s) * 1000,
+            "lowered_ms": (min(lower_s or silent_s, silent_s) - said.start_s) * 1000 if tones and stopped else None,
             "paused_ms": since_ms(said.start_s, first(session.events, "antiphon.reply.paused", after_s=said.start_s)),
             "last_frame_ms": since_ms(said.start_s, frame) if stopped else None,
-            "silent_ms": (session.speaker.end_s - said.start_s) * 1000 if stopped else None,
+            "silent_ms": (silent_s - said.start_s) * 1000 if stopped else None,
         }
 
 
@@ -66,7 +67,7 @@ def report(samples: Sequence[Sample]) -> Sequence[Figure]:
     voice = [sample for sample in samples if sample["assistant"] == "default"]
     return [
         Figure("onset to ducked (event)", values(voice, "ducked_ms"), goal=DUCKED, beside="Silero alone"),
-        Figure("onset to lower, as heard (tones)", values(samples, "lowered_ms")),
+        Figure("onset to lower or silent, as heard (tones)", values(samples, "lowered_ms")),
         Figure("onset to paused (event)", values(voice, "paused_ms")),
         Figure("onset to the reply's last frame", values(voice, "last_frame_ms")),
         Figure("onset to silence, as heard", values(voice, "silent_ms"), goal=SILENT, beside="Silero alone"),
