@@ -1,11 +1,8 @@
 """The conformance suite, run on this engine."""
 
-import pytest
 from antiphon_beep import BeepTts
 
 from antiphon.testing.conformance import TtsConformance
-
-pytestmark = pytest.mark.contract
 
 
 class TestBeep(TtsConformance):
