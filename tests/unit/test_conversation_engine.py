@@ -12,7 +12,7 @@ from antiphon.contracts.errors import AntiphonError, Reason
 from antiphon.conversation import events
 from antiphon.conversation.engine import ClientError, Conversation
 from antiphon.conversation.items import FunctionCall, FunctionCallOutput, Message
-from antiphon.conversation.ports import FunctionCallDelta, Ports, Tool, Transcript
+from antiphon.conversation.ports import FunctionCallDelta, Ports, TextDelta, Tool, Transcript, Usage
 from antiphon.conversation.settings import ConversationSettings, Limits, ResponseOptions, TurnSettings
 from antiphon.conversation.states import State
 from antiphon.testing.fakes import FakeRecogniser, FakeResponder, FakeSynthesiser, FakeSynthesisStream, FakeVad
@@ -397,6 +397,15 @@ async def test_tool_calls_pass_through_and_their_answers_come_back() -> None:
         history = responder.requests[-1].history
         assert any(isinstance(item, FunctionCall) and item.arguments == '{"zone":"utc"}' for item in history)
         assert texts(on.conversation)[-1] == ("assistant", "It is noon.")
+
+
+async def test_a_reply_that_was_cut_short_is_incomplete() -> None:
+    parts = [TextDelta("one two three"), Usage(10, 3, truncated=True)]
+    async with stage(responder=FakeResponder(parts)) as on:
+        on.conversation.respond(ResponseOptions(max_output_tokens=3))
+        done = await on.until(events.ResponseDone)
+        assert (done.status, done.reason) == ("incomplete", "max_output_tokens")
+        assert on.words_played() == [0, 1, 2]
 
 
 async def test_cancel_truncate_and_their_refusals() -> None:

@@ -356,7 +356,12 @@ class Reply:
             else:
                 self._amend(self._spoken.heard(self._playout.sent_samples), "incomplete")
         self._finish_message()
-        self._emit_done("failed" if self._error else "completed", "error" if self._error else "")
+        if self._error is not None:
+            self._emit_done("failed", "error")
+        elif self._usage.truncated:
+            self._emit_done("incomplete", "max_output_tokens")
+        else:
+            self._emit_done("completed", "")
 
     def _emit_done(self, status: events.DoneStatus, reason: events.DoneReason) -> None:
         self.timeline.reply_end = self._ports.clock.now()
