@@ -59,8 +59,12 @@ class ChatServer:
     and those whose client left early. The host and port are free to choose; 0 takes any port.
     """
 
+    _script: Script
+    _answered: int
+    """Requests since the script was given."""
+
     def __init__(self, script: Script = "All right.", *, host: str = "127.0.0.1", port: int = 0) -> None:
-        self._script = script
+        self.script(script)
         self._host, self._port = host, port
         self._runner: web.AppRunner | None = None
         self._changed = asyncio.Event()
@@ -99,14 +103,19 @@ class ChatServer:
             while not condition():
                 await self._changed.wait()
 
+    def script(self, script: Script) -> None:
+        """Answer like this from the next request on."""
+        self._script, self._answered = script, 0
+
     def _notify(self) -> None:
         self._changed.set()
         self._changed = asyncio.Event()
 
     def _next_reply(self, body: Mapping[str, Any]) -> ScriptedReply:
         script = self._script
+        self._answered += 1
         if isinstance(script, Sequence) and not isinstance(script, str):
-            script = script[min(len(self.requests), len(script)) - 1]
+            script = script[min(self._answered, len(script)) - 1]
         reply = script(body) if callable(script) else script
         return ScriptedReply(reply) if isinstance(reply, str) else reply
 
