@@ -4,12 +4,10 @@ A clause is encoded once, sentence by sentence, and decoded in windows that grow
 says why that gives the very same samples. A voice whose network cannot be cut speaks a sentence at a time, and says so.
 """
 
-import json
 import logging
-import mmap
-import re
 import threading
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -17,6 +15,7 @@ import numpy as np
 from pydantic import Field
 
 from antiphon.adapters.settings import EngineSettings, check_language, choose_voice
+from antiphon.adapters.tts.piper_files import VoiceFiles
 from antiphon.adapters.tts.piper_graph import SplitGraph, split
 from antiphon.adapters.tts.piper_text import PiperText, Reading, WordSpan
 from antiphon.contracts.adapters import Capabilities, Samples, SpeechChunk, SpeechRequest, WordTime
@@ -53,45 +52,43 @@ class PiperTts:
     EXTRA: ClassVar[str] = "piper"
 
     def __init__(self) -> None:
+        self._voice: VoiceFiles | None = None
         self._network: _Network | None = None
-        self._voices: tuple[str, ...] = ()
-        self._languages: tuple[str, ...] = ()
 
     @classmethod
     def describe(cls, files: Path | None, settings: Mapping[str, Any]) -> Capabilities:
         """What the voice's JSON file says, and whether its network can be cut."""
-        path = _voice_file(files, PiperSettings.parse(settings).file)
-        config = _read_config(path)
-        streams = _mentions(path, b"/dec/")
+        voice = VoiceFiles.find(files, PiperSettings.parse(settings).file)
+        streams = voice.mentions(b"/dec/")
+        by_letter = voice.config.get("phoneme_type", "espeak") in ("espeak", "text")
         return Capabilities(
             task="tts",
-            sample_rate_hz=config["audio"]["sample_rate"],
-            languages=(_language(config),),
-            voices=_voices(path, config),
+            sample_rate_hz=voice.rate_hz,
+            languages=(voice.language,),
+            voices=voice.voices,
             streaming_output=streams,
-            word_times=streams and _mentions(path, b"/Ceil_output_0") and _phoneme_type(config) in ("espeak", "text"),
-            licence=_licence(path),
-            memory_mib=path.stat().st_size // 2**20 + _RUNTIME_MIB,
+            word_times=streams and by_letter and voice.mentions(b"/Ceil_output_0"),
+            licence=voice.licence,
+            memory_mib=voice.size_mib + _RUNTIME_MIB,
         )
 
     def load(self, files: Path | None, settings: Mapping[str, Any]) -> None:
         """Load the network in two halves."""
         chosen = PiperSettings.parse(settings)
-        path = _voice_file(files, chosen.file)
-        config = _read_config(path)
+        voice = VoiceFiles.find(files, chosen.file)
         try:
-            self._network = _Network(path, config, chosen)
+            self._network = _Network(voice, chosen)
         except Exception as error:  # whatever onnx, onnxruntime and piper raise on a broken or strange file
-            raise AntiphonError(Reason.LOAD_FAILED, f"{path.name} is not a Piper voice: {error}.") from error
-        self._voices, self._languages = _voices(path, config), (_language(config),)
+            raise AntiphonError(Reason.LOAD_FAILED, f"{voice.path.name} is not a Piper voice: {error}.") from error
+        self._voice = voice
 
     def open(self, request: SpeechRequest) -> "PiperStream":
         """A stream for one caller, speaking as one of the voice's speakers."""
-        if self._network is None:
+        if self._voice is None or self._network is None:
             raise AntiphonError(Reason.ENGINE_FAULT, "The voice is not loaded.")
-        check_language(self._languages, request.language)
-        speaker = choose_voice(self._voices, request.voice)
-        return PiperStream(self._network, self._network.speakers.get(speaker), request.speed)
+        check_language((self._voice.language,), request.language)
+        speaker = choose_voice(self._voice.voices, request.voice)
+        return PiperStream(self._network, self._voice.speakers.get(speaker, 0), request.speed)
 
     def close(self) -> None:
         """Free the network."""
@@ -101,7 +98,7 @@ class PiperTts:
 class PiperStream:
     """One caller's voice. Cancelling ends the running call of the network too."""
 
-    def __init__(self, network: "_Network", speaker: int | None, speed: float) -> None:
+    def __init__(self, network: "_Network", speaker: int, speed: float) -> None:
         self._network = network
         self._speaker = speaker
         self._speed = speed
@@ -159,34 +156,31 @@ class _Run:
         self.options.terminate = True
 
 
+@dataclass(frozen=True, slots=True)
 class _Encoded:
     """A sentence ready to be decoded."""
 
-    __slots__ = ("conditions", "durations", "latent")
-
-    def __init__(self, latent: Any, conditions: list[Any], durations: list[int]) -> None:
-        self.latent = latent
-        """(1, channels, frames); with an uncut network, samples."""
-        self.conditions = conditions
-        self.durations = durations
+    latent: Any
+    """(1, channels, frames); with an uncut network, samples."""
+    conditions: list[Any]
+    durations: list[int]
 
 
 class _Network:
     """A voice's network and text side; stateless, for any number of threads."""
 
-    def __init__(self, path: Path, config: Mapping[str, Any], settings: PiperSettings) -> None:
-        self.text = PiperText(config)
-        self.rate_hz: int = config["audio"]["sample_rate"]
-        self.speakers: Mapping[str, int] = config.get("speaker_id_map") or {}
-        self._scales = _scales(config, settings)
-        self._graph: SplitGraph | None = split(path)
+    def __init__(self, voice: VoiceFiles, settings: PiperSettings) -> None:
+        self.text = PiperText(voice.config)
+        self.rate_hz = voice.rate_hz
+        self._scales = _scales(voice.config, settings)
+        self._graph: SplitGraph | None = split(voice.path)
         if self._graph is None:
-            _log.warning("voice cannot be decoded in windows", extra={"voice": path.stem})
-        self._encoder = _session(self._graph.encoder if self._graph else str(path), settings.threads)
+            _log.warning("voice cannot be decoded in windows", extra={"voice": voice.path.stem})
+        self._encoder = _session(self._graph.encoder if self._graph else str(voice.path), settings.threads)
         self._decoder = _session(self._graph.decoder, settings.threads) if self._graph else None
         self._inputs = {value.name for value in self._encoder.get_inputs()}
 
-    def encode(self, ids: list[int], speaker: int | None, speed: float, run: _Run) -> _Encoded | None:
+    def encode(self, ids: list[int], speaker: int, speed: float, run: _Run) -> _Encoded | None:
         """The sentence's latent frames; None when cancelled."""
         noise, length, noise_w = self._scales
         inputs = {
@@ -195,7 +189,7 @@ class _Network:
             "scales": np.array([noise, length / speed, noise_w], dtype=np.float32),
         }
         if "sid" in self._inputs:
-            inputs["sid"] = np.array([speaker or 0], dtype=np.int64)
+            inputs["sid"] = np.array([speaker], dtype=np.int64)
         outputs = _call(self._encoder, inputs, run)
         if outputs is None:
             return None
@@ -296,57 +290,3 @@ def _scales(config: Mapping[str, Any], settings: PiperSettings) -> tuple[float, 
     noise, length = (float(own.get(key, default)) if value is None else value for value, key, default in wanted)
     noise_w = float(own.get("noise_w", 0.8)) if settings.noise_w_scale is None else settings.noise_w_scale
     return noise, length, noise_w
-
-
-def _voice_file(files: Path | None, name: str) -> Path:
-    if files is None:
-        raise AntiphonError(Reason.INVALID_REQUEST, "A Piper voice needs weights: give the model an artifact.")
-    found = [files] if files.is_file() else sorted(files.glob(name or "*.onnx"))
-    found = [path for path in found if Path(f"{path}.json").is_file()]
-    if len(found) != 1:
-        names = ", ".join(path.name for path in found)
-        fault = f"several voices: set `file` to one of {names}" if found else "no voice (.onnx beside .onnx.json)"
-        raise AntiphonError(Reason.LOAD_FAILED, f"{files} holds {fault}.")
-    return found[0]
-
-
-def _read_config(path: Path) -> dict[str, Any]:
-    try:
-        config: dict[str, Any] = json.loads(Path(f"{path}.json").read_text(encoding="utf-8"))
-        int(config["audio"]["sample_rate"]), config["phoneme_id_map"]["^"], config["espeak"]["voice"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise AntiphonError(Reason.LOAD_FAILED, f"{path.name}.json is not a Piper voice's: {error!r}.") from error
-    return config
-
-
-def _voices(path: Path, config: Mapping[str, Any]) -> tuple[str, ...]:
-    """The speakers' names; a single one is named in the file's name: `joe` in `en_US-joe-medium`."""
-    speakers: Mapping[str, int] = config.get("speaker_id_map") or {}
-    if speakers:
-        return tuple(sorted(speakers, key=lambda name: speakers[name]))
-    parts = path.stem.split("-")
-    return (parts[1] if len(parts) == 3 else path.stem,)
-
-
-def _language(config: Mapping[str, Any]) -> str:
-    code: str = config.get("language", {}).get("code") or config["espeak"]["voice"]
-    language, _, region = code.replace("_", "-").partition("-")
-    return f"{language}-{region.upper()}" if region else language
-
-
-def _phoneme_type(config: Mapping[str, Any]) -> str:
-    return str(config.get("phoneme_type", "espeak"))
-
-
-def _licence(path: Path) -> str:
-    card = path.with_name("MODEL_CARD")
-    stated = (
-        re.search(r"(?mi)^\W*licen[cs]e\W*:\s*(.+)$", card.read_text("utf-8", "replace")) if card.is_file() else None
-    )
-    return stated.group(1).strip() if stated else ""
-
-
-def _mentions(path: Path, name: bytes) -> bool:
-    """Whether a tensor of the network is named so; the names stand before the weights, so this reads little."""
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        return content.find(name) >= 0
