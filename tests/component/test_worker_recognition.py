@@ -91,11 +91,12 @@ async def test_what_cannot_be_heard_is_refused_by_name() -> None:
 
 
 async def test_a_caller_that_vanishes_leaves_nothing_behind() -> None:
-    async with running(ears(texts=(TEXT,), latency_ms=3000)) as (worker, channel):
+    async with running(ears(texts=(TEXT,), latency_ms=700)) as (worker, channel):
+        await worker.models.load("script")
         listening = await Listening(channel, stream_id=str(uuid.uuid4())).begin()
         await listening.push(500)
         await listening.end()
-        await until(lambda: len(worker.streams) == 1, "the stream was open")
+        await until(lambda: worker.models.view("script").streams == 1, "the model was in use")
         listening.call.cancel()
         await is_idle(worker)
 
