@@ -158,6 +158,7 @@ class Player:
         self.speed = speed
         self.pcm = bytearray()
         self.played_samples = 0
+        self.void_samples = 0
         self.clauses: list[ClauseBegins] = []
         self.words: dict[tuple[int, int], int] = {}
         self.starts: dict[int, int] = {}
@@ -191,6 +192,7 @@ class Player:
             if part.index in self.starts:
                 self.restarted.append(part.index)
                 end = max(self.starts[part.index], min(self.played_samples, len(self.pcm) // 2))
+                self.void_samples += len(self.pcm) // 2 - end
                 del self.pcm[2 * end :]
             self.starts[part.index] = len(self.pcm) // 2
             self.clauses.append(part)
@@ -212,4 +214,4 @@ class Player:
                 continue
             waited_since = loop.time()
             self.played_samples += FRAME_SAMPLES
-            self.stream.played(self.played_samples)
+            self.stream.played(self.played_samples + self.void_samples)

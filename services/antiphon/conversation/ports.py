@@ -206,7 +206,10 @@ class SynthesisStream(Protocol):
         ...
 
     def played(self, samples: int) -> None:
-        """The playout position, from the reply's start: lets the worker run on. Cheap; call it every few frames."""
+        """The playout position, from the reply's start: lets the worker run on. Cheap; call it every few frames.
+
+        It counts all audio that came: what became void because its clause began a second time counts as played.
+        """
         ...
 
     def parts(self) -> AsyncIterator[SpeechPart]:

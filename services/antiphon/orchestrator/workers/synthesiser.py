@@ -23,7 +23,6 @@ from antiphon.conversation.ports import (
     SynthesisRequest,
 )
 from antiphon.orchestrator.workers.fleet import Fleet, Tries, Wanted
-from antiphon.orchestrator.workers.playout import Playout
 from antiphon.registry.routing import Candidate
 
 LEAD_MS = 2000
@@ -94,8 +93,10 @@ class RoutedSynthesisStream:
         self._ended = self._paused = self._closed = False
         self._resume_offset = self._resume_index = 0
         self._furthest_index = -1
-        self._playout = Playout()
+        self._played_samples = 0
+        self._handed_out_samples = 0
         self._audible: _Speaker | None = None  # whose audio the consumer takes
+        self._audible_from_samples = 0  # where it begins in all that was handed out
         self._speaker: _Speaker | None = None  # who is registered now
         self._changed = asyncio.Event()
         self._steered = asyncio.Event()
@@ -120,8 +121,8 @@ class RoutedSynthesisStream:
         self._note_change()
 
     def played(self, samples: int) -> None:
-        """The playout position, from the reply's start."""
-        self._playout.played(samples)
+        """The playout position, from the reply's start; what became void counts as played."""
+        self._played_samples = max(self._played_samples, samples)
         self._note_change()
 
     def pause(self) -> None:
@@ -146,11 +147,10 @@ class RoutedSynthesisStream:
             if isinstance(item, AntiphonError):
                 raise item
             speaker, part = item
-            if isinstance(part, ClauseBegins):
-                self._playout.begin(part.index, anew=speaker is not self._audible)
-                self._audible = speaker
-            elif isinstance(part, SpeechAudio):
-                self._playout.hand_out(len(part.pcm) // SAMPLE_BYTES)
+            if speaker is not self._audible:
+                self._audible, self._audible_from_samples = speaker, self._handed_out_samples
+            if isinstance(part, SpeechAudio):
+                self._handed_out_samples += len(part.pcm) // SAMPLE_BYTES
             yield part
 
     async def aclose(self) -> None:
@@ -313,7 +313,7 @@ class RoutedSynthesisStream:
 
     def _played_of(self, speaker: _Speaker) -> int:
         """The playout position in this worker's own stream."""
-        return self._playout.position_samples if speaker is self._audible else 0
+        return max(0, self._played_samples - self._audible_from_samples) if speaker is self._audible else 0
 
     async def _steer(self) -> None:
         """Make the registered worker hold or go on, as the conversation wants it."""
