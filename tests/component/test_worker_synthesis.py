@@ -2,6 +2,7 @@
 
 import asyncio
 import uuid
+from collections.abc import AsyncIterator
 
 import pytest
 from worker_calls import (
@@ -302,3 +303,34 @@ def _metrics(worker: object) -> str:
     from prometheus_client import generate_latest
 
     return generate_latest(worker.metrics.registry).decode()  # type: ignore[attr-defined]
+
+
+async def test_a_refusal_reaches_a_caller_that_is_still_sending() -> None:
+    async with running(max_streams=1) as (worker, channel):
+        speaking = await Speaking(channel).begin("One.", end=False)
+        for _ in range(20):
+
+            async def requests() -> AsyncIterator[tts.SynthesizeRequest]:
+                yield tts.SynthesizeRequest(config=tts.SynthesisConfig(stream_id=str(uuid.uuid4()), model="tones"))
+                for _ in range(20):
+                    yield tts.SynthesizeRequest(text=tts.TextInput(text="Hello there. "))
+
+            with told(Reason.WORKER_FULL):
+                async for _ in SpeechSynthesisStub(channel).Synthesize(requests()):
+                    pass
+        await speaking.control(Action.STOP)
+        await speaking.read_all()
+
+
+async def test_the_last_word_reaches_a_caller_that_is_still_reporting() -> None:
+    async with running(voice(ms_per_word=100)) as (_, channel):
+        for _ in range(5):
+            speaking = await Speaking(channel).begin("One two three.")
+            while speaking.summary is None:
+                reading = asyncio.create_task(speaking.read())
+                while not reading.done():
+                    await speaking.played(speaking.end_samples)
+                    await asyncio.sleep(0)
+                await reading
+            assert speaking.summary.audio_ms == 300
+            assert await speaking.read() is END

@@ -13,7 +13,8 @@ from antiphon.contracts.errors import AntiphonError, Reason
 from antiphon.contracts.models import ModelSpec
 from antiphon.telemetry.metrics import WorkerMetrics
 from antiphon.worker.loading import LoadedModel, PreparedModel
-from antiphon.worker.models import ModelManager, ModelState
+from antiphon.worker.models import ModelManager
+from antiphon.worker.slots import ModelState
 
 pytestmark = [pytest.mark.unit, pytest.mark.looptime]
 

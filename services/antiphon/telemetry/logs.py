@@ -27,10 +27,12 @@ def fields_of(record: logging.LogRecord) -> dict[str, Any]:
 
 
 def where(error: BaseException) -> str:
-    """Type and place of an error, without its text, which may hold what somebody said."""
-    frames = traceback.extract_tb(error.__traceback__)
-    place = f" at {frames[-1].filename}:{frames[-1].lineno}" if frames else ""
-    return f"{type(error).__name__}{place}"
+    """Type and place of an error, innermost first, without its text, which may hold what somebody said."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    frames = traceback.extract_tb(error.__traceback__)[-3:]
+    places = " < ".join(f"{frame.filename}:{frame.lineno}" for frame in reversed(frames))
+    return f"{type(error).__name__} at {places}" if places else type(error).__name__
 
 
 class JsonFormatter(logging.Formatter):

@@ -1,7 +1,6 @@
 """Prometheus metric sets, and the port on which they are read."""
 
 import contextlib
-import threading
 from collections.abc import Iterator
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
@@ -19,7 +18,10 @@ class WorkerMetrics:
         self.registry = registry
         self.streams = Gauge("antiphon_worker_streams", "Streams that are open", ["task"], registry=registry)
         self.streams_ended = Counter(
-            "antiphon_worker_streams_ended", "Streams that ended, by how", ["task", "outcome"], registry=registry
+            "antiphon_worker_streams_ended",
+            "Streams that ended: ok, cancelled, or why not",
+            ["task", "outcome"],
+            registry=registry,
         )
         self.errors = Counter(
             "antiphon_worker_errors", "Errors that callers were told of, by reason", ["reason"], registry=registry
@@ -81,8 +83,4 @@ def metrics_server(registry: CollectorRegistry, host: str, port: int | None) -> 
     finally:
         server.shutdown()
         server.server_close()
-        _join(thread)
-
-
-def _join(thread: threading.Thread) -> None:
-    thread.join(timeout=5)
+        thread.join(timeout=5)

@@ -1,6 +1,5 @@
 """What every call passes on its way in and out: the token, the trace, garbage, and errors as statuses."""
 
-import asyncio
 import hmac
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -16,6 +15,7 @@ from antiphon.telemetry.logs import where
 from antiphon.telemetry.metrics import WorkerMetrics
 from antiphon.telemetry.tracing import extract, tracer
 from antiphon.worker.faults import told
+from antiphon.worker.incoming import Incoming
 
 OURS = "/antiphon.v1."
 OPEN = "/grpc.health.v1."
@@ -85,17 +85,15 @@ class Border(grpc.aio.ServerInterceptor):  # type: ignore[misc]
     def _guarded(
         self, method: str, metadata: tuple[tuple[str, str | bytes], ...], handler: grpc.RpcMethodHandler
     ) -> Behaviour:
-        behaviour = _behaviour(handler)
+        serve = (_heard_out if handler.request_streaming else _checked_first)(_behaviour(handler))
 
         async def guarded(request: Any, context: grpc.aio.ServicerContext) -> Any:
             with tracer.start_as_current_span(method[1:], context=extract(metadata), record_exception=False):
                 try:
-                    return await behaviour(_checked(request), context)
-                except (asyncio.CancelledError, grpc.aio.AbortError):
+                    return await serve(request, context)
+                except grpc.aio.AbortError:
                     raise
-                except BaseException as error:
-                    if not isinstance(error, Exception):
-                        raise
+                except Exception as error:
                     await self._answer(method, context, error)
 
         return guarded
@@ -106,7 +104,7 @@ class Border(grpc.aio.ServerInterceptor):  # type: ignore[misc]
             return
         answer = told(error)
         if answer is None:
-            logger.error("call failed", extra={"method": method, "cause": where(error)}, exc_info=error)
+            logger.error("call failed", extra={"method": method, "cause": where(error)})
             answer = AntiphonError(Reason.INTERNAL, "The worker failed inside; its log says where.")
         await self._abort(context, answer)
 
@@ -129,11 +127,33 @@ def _tolerant(deserialize: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
     return tolerant
 
 
+def _checked_first(behaviour: Behaviour) -> Behaviour:
+    async def checked(request: Any, context: grpc.aio.ServicerContext) -> Any:
+        return await behaviour(_checked(request), context)
+
+    return checked
+
+
+def _heard_out(behaviour: Behaviour) -> Behaviour:
+    """The behaviour of a request stream, which ends only when its caller stopped sending."""
+
+    async def heard_out(requests: Any, context: grpc.aio.ServicerContext) -> None:
+        async with Incoming(_checked_stream(requests)) as incoming:
+            try:
+                await behaviour(incoming, context)
+            except Exception:
+                await incoming.hear_out()
+                raise
+            await incoming.linger()
+
+    return heard_out
+
+
 def _checked(request: Any) -> Any:
-    """The request, or the stream of them; raises INVALID_REQUEST where there is garbage."""
+    """The request. Raises `AntiphonError(INVALID_REQUEST)` where there is garbage instead."""
     if isinstance(request, _Garbage):
         raise AntiphonError(Reason.INVALID_REQUEST, "The bytes are no message of this method: see the .proto files.")
-    return _checked_stream(request) if hasattr(request, "__aiter__") else request
+    return request
 
 
 async def _checked_stream(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:

@@ -10,105 +10,22 @@ import contextlib
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
-from dataclasses import dataclass
-from enum import StrEnum
 from types import TracebackType
 from typing import Self
 
-from antiphon.contracts.adapters import Capabilities, Task
+from antiphon.contracts.adapters import Task
 from antiphon.contracts.errors import AntiphonError, Reason
 from antiphon.contracts.models import ModelSpec
 from antiphon.telemetry.logs import where
 from antiphon.telemetry.metrics import WorkerMetrics
-from antiphon.worker.loading import LoadedModel, Loader, PreparedModel
+from antiphon.worker.loading import LoadedModel, Loader
+from antiphon.worker.slots import ModelState, ModelView, Slot
 
 UPKEEP_S = 1.0
 BACKOFF_S = (1.0, 60.0)
 """Before a failed load is tried again: doubled from the first to the second."""
 
 logger = logging.getLogger(__name__)
-
-
-class ModelState(StrEnum):
-    """Where a model stands."""
-
-    ABSENT = "absent"
-    LOADING = "loading"
-    WARM = "warm"
-    IN_USE = "in_use"
-    LEAVING = "leaving"
-    FAILED = "failed"
-
-
-@dataclass(frozen=True, slots=True)
-class ModelView:
-    """A model as it stands at one moment."""
-
-    spec: ModelSpec
-    state: ModelState
-    digest: str = ""
-    streams: int = 0
-    memory_mib: int = 0
-    progress: float = 0.0
-    message: str = ""
-    capabilities: Capabilities | None = None
-    first_audio_ms: float = 0.0
-    real_time_factor: float = 0.0
-
-
-@dataclass(slots=True, eq=False)
-class _Slot:
-    """One name of the catalogue, and what is behind it now."""
-
-    spec: ModelSpec
-    prepared: PreparedModel | None = None
-    model: LoadedModel | None = None
-    references: int = 0
-    loading: asyncio.Task[AntiphonError | None] | None = None
-    closing: asyncio.Task[None] | None = None
-    must_leave: bool = False
-    reserved: bool = False
-    progress: float = 0.0
-    failure: AntiphonError | None = None
-    failures: int = 0
-    retry_at: float = 0.0
-    loaded_at: float = 0.0
-    used_at: float = 0.0
-    preloaded: bool = False
-
-    @property
-    def state(self) -> ModelState:
-        if self.must_leave or self.closing is not None:
-            return ModelState.LEAVING
-        if self.loading is not None:
-            return ModelState.LOADING
-        if self.model is not None:
-            return ModelState.IN_USE if self.references else ModelState.WARM
-        return ModelState.FAILED if self.failure is not None else ModelState.ABSENT
-
-    @property
-    def memory_mib(self) -> int:
-        weights_mib = self.prepared.memory_mib if self.reserved and self.prepared is not None else 0
-        return weights_mib + self.references * self.spec.memory.per_stream_mib
-
-    @property
-    def is_pinned(self) -> bool:
-        return self.spec.residency.policy == "Pinned"
-
-    def view(self) -> ModelView:
-        known, model = self.prepared, self.model
-        return ModelView(
-            spec=self.spec,
-            state=self.state,
-            digest=known.digest if known else "",
-            streams=self.references,
-            memory_mib=self.memory_mib,
-            progress=self.progress,
-            message=self.failure.message if self.failure else "",
-            capabilities=known.capabilities if known else None,
-            first_audio_ms=model.first_audio_ms if model else 0.0,
-            real_time_factor=model.real_time_factor if model else 0.0,
-        )
 
 
 class ModelManager:
@@ -137,7 +54,7 @@ class ModelManager:
         clock: Callable[[], float] = time.monotonic,
         on_change: Callable[[], None] = lambda: None,
     ) -> None:
-        self._slots = {spec.name: _Slot(spec) for spec in specs}
+        self._slots = {spec.name: Slot(spec) for spec in specs}
         self._names = {name: slot for slot in self._slots.values() for name in (slot.spec.name, *slot.spec.aliases)}
         self._loader = loader
         self._metrics = metrics
@@ -253,7 +170,7 @@ class ModelManager:
                 if now - slot.used_at >= slot.spec.residency.idle_ttl_seconds:
                     self._release(slot, "idle")
 
-    def _find(self, name: str) -> _Slot:
+    def _find(self, name: str) -> Slot:
         slot = self._names.get(name)
         if slot is None:
             raise AntiphonError(
@@ -266,7 +183,7 @@ class ModelManager:
         return ", ".join(sorted(names)) or "(none is configured)"
 
     @contextlib.asynccontextmanager
-    async def _referenced(self, slot: _Slot) -> AsyncIterator[None]:
+    async def _referenced(self, slot: Slot) -> AsyncIterator[None]:
         if slot.must_leave:
             raise AntiphonError(
                 Reason.MODEL_LOADING,
@@ -282,7 +199,7 @@ class ModelManager:
             slot.used_at = self._clock()
             self._settle(slot)
 
-    async def _ready(self, slot: _Slot, digest: str) -> LoadedModel:
+    async def _ready(self, slot: Slot, digest: str) -> LoadedModel:
         while slot.model is None:
             await self._wait_for_load(slot, slot.loading or self._begin_load(slot))
         if digest not in ("", slot.model.digest):
@@ -292,7 +209,7 @@ class ModelManager:
             )
         return slot.model
 
-    async def _wait_for_load(self, slot: _Slot, load: asyncio.Task[AntiphonError | None]) -> None:
+    async def _wait_for_load(self, slot: Slot, load: asyncio.Task[AntiphonError | None]) -> None:
         done, _ = await asyncio.wait((load,), timeout=self._load_wait_s)
         if not done:
             raise AntiphonError(
@@ -304,7 +221,7 @@ class ModelManager:
         if failure is not None:  # a fresh one for each waiter: exceptions carry tracebacks
             raise AntiphonError(failure.reason, failure.message, retry_after_ms=failure.retry_after_ms)
 
-    def _begin_load(self, slot: _Slot) -> asyncio.Task[AntiphonError | None]:
+    def _begin_load(self, slot: Slot) -> asyncio.Task[AntiphonError | None]:
         wait_s = slot.retry_at - self._clock()
         if slot.failure is not None and wait_s > 0:
             raise AntiphonError(slot.failure.reason, slot.failure.message, retry_after_ms=max(1, round(wait_s * 1000)))
@@ -312,7 +229,7 @@ class ModelManager:
         self._note()
         return slot.loading
 
-    async def _load(self, slot: _Slot) -> AntiphonError | None:
+    async def _load(self, slot: Slot) -> AntiphonError | None:
         """Load a slot's model; the error instead of raising it, for everyone who waits."""
         begun = time.perf_counter()
         error: AntiphonError | None = None
@@ -333,7 +250,7 @@ class ModelManager:
         self._settle(slot)
         return error
 
-    async def _bring_in(self, slot: _Slot) -> None:
+    async def _bring_in(self, slot: Slot) -> None:
         def report(progress: float) -> None:
             slot.progress = progress
             self._note()
@@ -344,7 +261,7 @@ class ModelManager:
             slot.prepared, slot.reserved = prepared, True
         slot.model = await self._loader.load(prepared)
 
-    def _note_load(self, slot: _Slot, error: AntiphonError | None, took_s: float) -> None:
+    def _note_load(self, slot: Slot, error: AntiphonError | None, took_s: float) -> None:
         name = slot.spec.name
         self._metrics.loads.labels(name, "ok" if error is None else error.reason.value).inc()
         if error is None:
@@ -397,11 +314,11 @@ class ModelManager:
     def _is_over(self, over_mib: int, over_count: int) -> bool:
         return bool((self._budget_mib and over_mib > 0) or (self._cap and over_count > 0))
 
-    def _is_evictable(self, slot: _Slot) -> bool:
+    def _is_evictable(self, slot: Slot) -> bool:
         held_s = self._clock() - slot.loaded_at
         return slot.state is ModelState.WARM and not slot.is_pinned and held_s >= slot.spec.residency.minimum_seconds
 
-    def _release(self, slot: _Slot, cause: str) -> asyncio.Task[None] | None:
+    def _release(self, slot: Slot, cause: str) -> asyncio.Task[None] | None:
         """Let a slot's model go: at once when nobody uses it, else when the last stream ends."""
         if slot.closing is None and (slot.model is not None or slot.loading is not None):
             slot.must_leave = True
@@ -410,7 +327,7 @@ class ModelManager:
         self._settle(slot)
         return slot.closing
 
-    def _settle(self, slot: _Slot) -> None:
+    def _settle(self, slot: Slot) -> None:
         """Free the weights of a model that must leave and that nobody uses."""
         if slot.must_leave and not slot.references and slot.loading is None:
             slot.must_leave = False
@@ -419,7 +336,7 @@ class ModelManager:
                 slot.closing = self._tasks.create_task(self._close(slot, model), name=f"close {slot.spec.name}")
         self._note()
 
-    async def _close(self, slot: _Slot, model: LoadedModel) -> None:
+    async def _close(self, slot: Slot, model: LoadedModel) -> None:
         try:
             await self._loader.close(model)
         except Exception as error:

@@ -23,8 +23,6 @@ from antiphon.worker.streams import checked_id
 
 PARTIAL_MS = 400
 """New audio before another partial: a word or two."""
-LINGER_S = 1.0
-"""How long a stream whose final was written waits for its caller to close its side (see `synthesis.LINGER_S`)."""
 _EVEN_SILENCE_MS, _SPREAD_MS = 200.0, 150.0
 
 Write = Callable[[pb.RecognizeResponse], Awaitable[None]]
@@ -33,8 +31,8 @@ Write = Callable[[pb.RecognizeResponse], Awaitable[None]]
 def end_of_turn_probability(silence_ms: int) -> float:
     """How likely a speaker who fell silent has finished, by the silence alone: 0 to 1.
 
-    A logistic curve through one half at 200 ms, the typical gap between speakers who yield (Stivers et al. 2009, over ten
-    languages): 0.21 at 0 ms, 0.88 at 500. Silence alone is never sure that a speaker goes on, so this never asks a
+    A logistic curve through one half at 200 ms, the typical gap between speakers who yield (Stivers et al. 2009, over
+    ten languages): 0.21 at 0 ms, 0.88 at 500. Silence alone is never sure that a speaker goes on, so this never asks a
     listener to be more patient than it is set to be.
     """
     return 1 / (1 + math.exp((_EVEN_SILENCE_MS - silence_ms) / _SPREAD_MS))
@@ -103,7 +101,6 @@ class Recognition:
         self._received_samples = 0
         self._pause: pb.Pause | None = None
         self._ended_at: float | None = None
-        self._done = False
         self._ear: AsrStream | None = None
         self._resampler: Resampler | None = None
         self._partial_samples = 0
@@ -115,17 +112,10 @@ class Recognition:
     def leave(self) -> None:
         """An utterance lasts seconds and cannot be handed on half heard: it finishes within the grace."""
 
-    async def run(
-        self, requests: AsyncIterator[pb.RecognizeRequest], write: Write, on_done: Callable[[], None] = lambda: None
-    ) -> None:
+    async def run(self, requests: AsyncIterator[pb.RecognizeRequest], write: Write) -> None:
         """Hear what `requests` brings, until its end; the final is written last.
 
         Cancelling it cancels the engine's call, waits for it, and lets go of the model.
-
-        Args:
-            requests: After the config.
-            write: Sends one response.
-            on_done: Called after the last message, before the caller is waited for.
 
         Raises:
             AntiphonError: what the caller is to be told.
@@ -134,9 +124,6 @@ class Recognition:
             async with asyncio.timeout(self._max_stream_s), asyncio.TaskGroup() as tasks:
                 listening = tasks.create_task(self._listen(requests), name="listen")
                 await self._hear(write)
-                self._done = True
-                on_done()
-                await asyncio.wait((listening,), timeout=LINGER_S)
                 listening.cancel()
         except TimeoutError:
             raise AntiphonError(
@@ -147,8 +134,7 @@ class Recognition:
 
     async def _listen(self, requests: AsyncIterator[pb.RecognizeRequest]) -> None:
         async for request in requests:
-            if not self._done:
-                self._take(request)
+            self._take(request)
         self._end()  # a caller that closes its side has nothing more to say
 
     def _take(self, request: pb.RecognizeRequest) -> None:

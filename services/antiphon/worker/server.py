@@ -35,8 +35,9 @@ from antiphon.worker.border import Border, read_token
 from antiphon.worker.config import WorkerConfig
 from antiphon.worker.executor import Executor
 from antiphon.worker.loading import EngineLoader, Loader
-from antiphon.worker.models import ModelManager, ModelState
+from antiphon.worker.models import ModelManager
 from antiphon.worker.services import Models, SpeechRecognition, SpeechSynthesis
+from antiphon.worker.slots import ModelState
 from antiphon.worker.streams import Streams
 
 SERVICES = tuple(
@@ -226,7 +227,7 @@ class Worker:
 
     async def _stop(self, server: grpc.aio.Server) -> None:
         self.streams.drain()
-        await server.stop(CUT_S if len(self.streams) else 0)
+        await server.stop(CUT_S)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(CUT_S):
                 await self.streams.ended()

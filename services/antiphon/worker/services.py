@@ -1,6 +1,5 @@
 """The three gRPC services of a worker: thin, each call in one screen."""
 
-import contextlib
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -19,8 +18,9 @@ from antiphon.contracts.v1 import (
 from antiphon.telemetry.metrics import WorkerMetrics
 from antiphon.worker.config import WorkerConfig
 from antiphon.worker.executor import Executor
-from antiphon.worker.models import ModelManager, ModelView
+from antiphon.worker.models import ModelManager
 from antiphon.worker.recognition import Recognition, RecognitionOrder
+from antiphon.worker.slots import ModelView
 from antiphon.worker.streams import Streams, checked_id
 from antiphon.worker.synthesis import Synthesis, SynthesisOrder
 
@@ -52,12 +52,11 @@ class SpeechSynthesis(synthesis_pb2_grpc.SpeechSynthesisServicer):
             max_text_chars=self._config.max_text_chars,
             max_stream_s=self._config.max_stream_s,
         )
-        with contextlib.ExitStack() as opened:
-            opened.enter_context(self._streams.open("tts", order.stream_id, synthesis))
+        with self._streams.open("tts", order.stream_id, synthesis):
             if self._streams.take_stop(order.stream_id):
                 synthesis.stop()
             await context.send_initial_metadata(())
-            await synthesis.run(requests, context.write, opened.close)
+            await synthesis.run(requests, context.write)
 
     async def Control(  # noqa: N802
         self, request: synthesis_pb2.ControlRequest, context: grpc.aio.ServicerContext
@@ -106,10 +105,9 @@ class SpeechRecognition(recognition_pb2_grpc.SpeechRecognitionServicer):
             max_utterance_s=self._config.max_utterance_s,
             max_stream_s=self._config.max_stream_s,
         )
-        with contextlib.ExitStack() as opened:
-            opened.enter_context(self._streams.open("asr", order.stream_id, recognition))
+        with self._streams.open("asr", order.stream_id, recognition):
             await context.send_initial_metadata(())
-            await recognition.run(requests, context.write, opened.close)
+            await recognition.run(requests, context.write)
 
 
 class Models(models_pb2_grpc.ModelsServicer):

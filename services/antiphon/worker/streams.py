@@ -12,6 +12,7 @@ from typing import Protocol
 from antiphon.contracts.adapters import Task
 from antiphon.contracts.errors import AntiphonError, Reason
 from antiphon.telemetry.metrics import WorkerMetrics
+from antiphon.worker.faults import told
 
 REMEMBER_S = 10.0
 """How long a STOP for a stream not yet seen is kept."""
@@ -77,9 +78,15 @@ class Streams:
         self._empty.clear()
         self._metrics.streams.labels(task).inc()
         self._on_change()
+        outcome = "cancelled"
         try:
             yield
+            outcome = "ok"
+        except Exception as error:
+            outcome = "cancelled" if (answer := told(error)) is None else answer.reason.value
+            raise
         finally:
+            self._metrics.streams_ended.labels(task, outcome).inc()
             del self._open[stream_id]
             if not self._open:
                 self._empty.set()

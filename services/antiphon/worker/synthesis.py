@@ -26,12 +26,6 @@ LEAD_MS = (20, 60_000)
 SPEED = (0.25, 4.0)
 LAST_WORD_S = 2.0
 """How long a stopped stream waits for its caller to take the summary."""
-LINGER_S = 1.0
-"""How long a stream whose last message was written waits for its caller to close its side.
-
-A caller whose message (a `Played`, say) crosses the end of the call loses what it has not read yet: grpc.aio replaces
-the status by INTERNAL when a write fails. One that closes its side after the last message is safe.
-"""
 
 logger = logging.getLogger(__name__)
 
@@ -114,7 +108,7 @@ class Synthesis:
         self._speaking: asyncio.Task[None] | None = None
         self._deadline: asyncio.Timeout | None = None
         self._model: LoadedModel | None = None
-        self._text_ended = self._stopped = self._leaving = self._left = self._done = False
+        self._text_ended = self._stopped = self._leaving = self._left = False
         self._put_clauses = 0
         self._put_samples = 0
         self._compute_s = 0.0
@@ -152,24 +146,17 @@ class Synthesis:
 
     # --- the stream -----------------------------------------------------------------------------------------------
 
-    async def run(
-        self, requests: AsyncIterator[pb.SynthesizeRequest], write: Write, on_done: Callable[[], None] = lambda: None
-    ) -> None:
+    async def run(self, requests: AsyncIterator[pb.SynthesizeRequest], write: Write) -> None:
         """Speak what `requests` brings, until the end of the text or a STOP; the summary is written last.
 
         Cancelling it cancels the engine, waits for its hop, and lets go of the model.
-
-        Args:
-            requests: After the config.
-            write: Sends one response.
-            on_done: Called after the last message, before the caller is waited for.
 
         Raises:
             AntiphonError: what the caller is to be told.
         """
         try:
             async with asyncio.timeout(self._max_stream_s) as self._deadline:
-                await self._serve(requests, write, on_done)
+                await self._serve(requests, write)
         except TimeoutError:
             limit_s = LAST_WORD_S if self._stopped else self._max_stream_s
             raise AntiphonError(
@@ -178,9 +165,7 @@ class Synthesis:
         finally:
             self._deadline = None
 
-    async def _serve(
-        self, requests: AsyncIterator[pb.SynthesizeRequest], write: Write, on_done: Callable[[], None]
-    ) -> None:
+    async def _serve(self, requests: AsyncIterator[pb.SynthesizeRequest], write: Write) -> None:
         async with asyncio.TaskGroup() as tasks:
             listening = tasks.create_task(self._listen(requests), name="listen")
             self._speaking = tasks.create_task(self._speak(), name="speak")
@@ -195,15 +180,11 @@ class Synthesis:
                     Reason.DRAINING, "This worker is leaving: go on from the next clause on another one."
                 )
             await write(pb.SynthesizeResponse(summary=self._summary()))
-            self._done = True
-            on_done()
-            await asyncio.wait((listening,), timeout=LINGER_S)
             listening.cancel()
 
     async def _listen(self, requests: AsyncIterator[pb.SynthesizeRequest]) -> None:
         async for request in requests:
-            if not self._done:
-                self._take(request)
+            self._take(request)
         self._end_text()  # a caller that closes its side has nothing more to say
 
     def _take(self, request: pb.SynthesizeRequest) -> None:

@@ -1,0 +1,96 @@
+"""One name of a worker's catalogue, and where it stands."""
+
+import asyncio
+from dataclasses import dataclass
+from enum import StrEnum
+
+from antiphon.contracts.adapters import Capabilities
+from antiphon.contracts.errors import AntiphonError
+from antiphon.contracts.models import ModelSpec
+from antiphon.worker.loading import LoadedModel, PreparedModel
+
+
+class ModelState(StrEnum):
+    """Where a model stands."""
+
+    ABSENT = "absent"
+    LOADING = "loading"
+    WARM = "warm"
+    IN_USE = "in_use"
+    LEAVING = "leaving"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class ModelView:
+    """A model as it stands at one moment."""
+
+    spec: ModelSpec
+    state: ModelState
+    digest: str = ""
+    streams: int = 0
+    memory_mib: int = 0
+    progress: float = 0.0
+    message: str = ""
+    capabilities: Capabilities | None = None
+    first_audio_ms: float = 0.0
+    real_time_factor: float = 0.0
+
+
+@dataclass(slots=True, eq=False)
+class Slot:
+    """One name of the catalogue, and what is behind it now."""
+
+    spec: ModelSpec
+    prepared: PreparedModel | None = None
+    model: LoadedModel | None = None
+    references: int = 0
+    loading: asyncio.Task[AntiphonError | None] | None = None
+    closing: asyncio.Task[None] | None = None
+    must_leave: bool = False
+    reserved: bool = False
+    progress: float = 0.0
+    failure: AntiphonError | None = None
+    failures: int = 0
+    retry_at: float = 0.0
+    loaded_at: float = 0.0
+    used_at: float = 0.0
+    preloaded: bool = False
+
+    @property
+    def state(self) -> ModelState:
+        """Where the model stands."""
+        if self.must_leave or self.closing is not None:
+            return ModelState.LEAVING
+        if self.loading is not None:
+            return ModelState.LOADING
+        if self.model is not None:
+            return ModelState.IN_USE if self.references else ModelState.WARM
+        return ModelState.FAILED if self.failure is not None else ModelState.ABSENT
+
+    @property
+    def memory_mib(self) -> int:
+        """What the model and its streams take, from before its load until its weights are freed."""
+        weights_mib = self.prepared.memory_mib if self.reserved and self.prepared is not None else 0
+        return weights_mib + self.references * self.spec.memory.per_stream_mib
+
+    @property
+    def is_pinned(self) -> bool:
+        """Whether the model always stays."""
+        return self.spec.residency.policy == "Pinned"
+
+    def view(self) -> ModelView:
+        """The model as it stands now."""
+        known, model = self.prepared, self.model
+        return ModelView(
+            spec=self.spec,
+            state=self.state,
+            digest=known.digest if known else "",
+            streams=self.references,
+            memory_mib=self.memory_mib,
+            progress=self.progress,
+            message=self.failure.message if self.failure else "",
+            capabilities=known.capabilities if known else None,
+            first_audio_ms=model.first_audio_ms if model else 0.0,
+            real_time_factor=model.real_time_factor if model else 0.0,
+        )
