@@ -163,8 +163,8 @@ def test_an_idle_session_costs_what_it_adds() -> None:
     none = {"sessions": 0, "streaming": False, "busy": {"up": 1.0, "worker": 1.0}, "rss_mib": 300.0, "vad": 0.4}
     ten = {**none, "sessions": 10, "streaming": True, "busy": {"up": 1.0, "worker": 9.0}, "rss_mib": 320.0}
     figures = idle.report([none, ten])
-    assert figure(figures, "core for a session, streaming silence").values == (pytest.approx(0.8),)
-    assert figure(figures, "memory for a session, streaming silence").values == (pytest.approx(2.0),)
+    assert figure(figures, "core for a session, streaming a quiet room").values == (pytest.approx(0.8),)
+    assert figure(figures, "memory for a session, streaming a quiet room").values == (pytest.approx(2.0),)
 
 
 def test_a_pause_that_loses_its_place_counts_against_it() -> None:

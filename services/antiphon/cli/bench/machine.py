@@ -2,6 +2,7 @@
 
 import os
 import platform
+import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
@@ -46,6 +47,28 @@ class Machine:
             f"{self.processor}, {self.cores} cores, {self.memory_gib:g} GiB; {self.system}; Python {self.python}; "
             f"{packages}; load {self.load:g} before it began; {self.measured_at}"
         )
+
+
+class Neighbours:
+    """How much of the machine others take while the bench measures, from its making on."""
+
+    def __init__(self) -> None:
+        self._begun_s = time.monotonic()
+        self._others_s = _others_s()
+
+    @property
+    def busy(self) -> float:
+        """The share of one core, in per cent, of all that is neither this process nor one that it started."""
+        return 100 * max(0.0, _others_s() - self._others_s) / (time.monotonic() - self._begun_s)
+
+
+def _others_s() -> float:
+    """CPU time of all processes of the machine but ours."""
+    own = psutil.Process()
+    ours = [process.cpu_times() for process in (own, *own.children(recursive=True))]
+    everyone = psutil.cpu_times()
+    busy: float = everyone.user + everyone.nice + everyone.system
+    return busy - sum(times.user + times.system for times in ours)
 
 
 def _processor() -> str:

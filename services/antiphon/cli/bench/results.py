@@ -27,6 +27,8 @@ class Result:
     samples: Sequence[Sample]
     faults: Sequence[str]
     """Trials that came to nothing, and why."""
+    others_busy: float = 0.0
+    """The share of one core, in per cent, that other processes took meanwhile."""
 
     @property
     def missed(self) -> list[str]:
@@ -39,6 +41,7 @@ class Result:
             "suite": self.suite,
             "title": self.title,
             "machine": asdict(machine),
+            "others_busy": self.others_busy,
             "figures": [_figure_json(figure, self.figures) for figure in self.figures],
             "faults": list(self.faults),
             "samples": list(self.samples),
@@ -47,7 +50,8 @@ class Result:
 
 def table(result: Result) -> Table:
     """For a terminal: the shorter form."""
-    made = Table(title=result.title, box=None, header_style="bold", pad_edge=False, title_justify="left")
+    title = f"{result.title} (others took {result.others_busy:.0f} % of a core)"
+    made = Table(title=title, box=None, header_style="bold", pad_edge=False, title_justify="left")
     made.add_column("", no_wrap=True)
     for column in ("n", "p50 or share", "p95", "max", "aim/at least"):
         made.add_column(column, justify="right", no_wrap=True)
@@ -66,7 +70,13 @@ def markdown(results: Sequence[Result], machine: Machine) -> str:
     """All suites as one page."""
     lines = ["# Figures", "", f"{machine}.", ""]
     for result in results:
-        lines += [f"## {result.suite}", "", f"{result.title}.", "", _line(_COLUMNS)]
+        lines += [
+            f"## {result.suite}",
+            "",
+            f"{result.title}. Others took {result.others_busy:.0f} % of a core.",
+            "",
+            _line(_COLUMNS),
+        ]
         lines.append(_line(["---", *["---:"] * 8, "---", "---"]))
         lines += [_line(cells) for _, cells in _rows(result.figures)]
         lines += [

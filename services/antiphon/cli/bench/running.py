@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from antiphon.cli.api import Server
 from antiphon.cli.bench import plots, results
 from antiphon.cli.bench.engines import BareEngines
-from antiphon.cli.bench.machine import Machine
+from antiphon.cli.bench.machine import Machine, Neighbours
 from antiphon.cli.bench.results import Result
 from antiphon.cli.bench.server import own_server
 from antiphon.cli.bench.stage import Sample, Stage, Suite
@@ -76,7 +76,7 @@ async def _stage(options: BenchOptions, console: Console) -> AsyncIterator[Stage
 
 
 async def _measure(suite: Suite, stage: Stage, console: Console) -> Result:
-    trials = suite.plan(stage.runs)
+    trials, neighbours = suite.plan(stage.runs), Neighbours()
     samples: list[Sample] = []
     faults: list[str] = []
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
@@ -92,7 +92,7 @@ async def _measure(suite: Suite, stage: Stage, console: Console) -> Result:
             progress.advance(bar)
     if trials and not samples:
         raise AntiphonError(Reason.INTERNAL, f"The suite {suite.name} measured nothing: {faults[0]}")
-    return Result(suite.name, suite.title, suite.report(samples), samples, faults)
+    return Result(suite.name, suite.title, suite.report(samples), samples, faults, neighbours.busy)
 
 
 def _fault(trial: object, error: BaseException) -> str:

@@ -14,8 +14,8 @@ _AFTER_S = 0.1
 
 
 def plan(runs: int) -> Sequence[Trial]:
-    """Every pause with every setting, as often as a third of the runs; each time with other recordings."""
-    times = max(1, runs // 3)
+    """Every pause with every setting, once for every five runs; each time with other recordings."""
+    times = max(1, runs // 5)
     pieces = lasting(0.8, 1.8, pause_ms=150, count=2 * times * len(GAPS_MS))
     return [
         {
