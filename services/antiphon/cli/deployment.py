@@ -6,9 +6,11 @@ import sys
 import tempfile
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import aiohttp
+import grpc
 import yaml
 
 from antiphon.adapters.discovery import find_engine
@@ -18,9 +20,13 @@ from antiphon.cli.embedded import UpOptions, complete_config, wants_own_registry
 from antiphon.cli.running import Running
 from antiphon.contracts.errors import AntiphonError, Reason
 from antiphon.contracts.models import ModelSpec
+from antiphon.contracts.status import from_call
+from antiphon.contracts.v1.models_pb2 import DescribeModelRequest
+from antiphon.contracts.v1.models_pb2_grpc import ModelsStub
 from antiphon.orchestrator.config import OrchestratorConfig
+from antiphon.orchestrator.workers.channels import WorkerChannels
 from antiphon.registry.embedded import EmbeddedValkey
-from antiphon.registry.records import ModelRecord, ResidentModel
+from antiphon.registry.records import Lease, ModelRecord, WorkerRecord
 from antiphon.registry.snapshot import RegistryReader, Snapshot
 from antiphon.registry.writer import RegistryWriter
 
@@ -32,7 +38,16 @@ _STOP_S = GRACE_S + 7.0
 """For a child to end: its grace, and what it needs to let go of everything."""
 _ANTIPHON = (sys.executable, "-m", "antiphon.cli.main")
 _POLL_S = 0.1
+_ASK_S = 3.0
 _START_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Living:
+    """A worker that keeps its lease."""
+
+    record: WorkerRecord
+    lease: Lease
 
 
 class Deployment:
@@ -58,19 +73,10 @@ class Deployment:
         return self._reader.snapshot
 
     def loading(self) -> dict[str, float]:
-        """How far each model is on its way, 0 to 1, by the worker that is furthest behind.
-
-        Raises:
-            AntiphonError: LOAD_FAILED when a worker cannot load one.
-        """
-        progress = {spec.name: 1.0 for spec in self.config.models if spec.residency.policy != "OnDemand"}
-        workers = [worker.lease for worker in self.snapshot.workers.values() if worker.lease is not None]
-        for name in progress:
-            held = [lease.resident(name) for lease in workers] or [None]
-            if any(model is not None and model.state == "failed" for model in held):
-                raise AntiphonError(Reason.LOAD_FAILED, f"The model {name} cannot be loaded: see {self._logs()}.")
-            progress[name] = min(_progress(model) for model in held)
-        return progress
+        """How far each model is on its way, 0 to 1, by the worker that is furthest behind."""
+        leases = [worker.lease for worker in self._workers()]
+        names = [spec.name for spec in self.config.models if spec.residency.policy != "OnDemand"]
+        return {name: min((_progress(lease, name) for lease in leases), default=0.0) for name in names}
 
     async def ready(self) -> None:
         """Wait until it takes calls: every model loaded, the orchestrator listening.
@@ -86,10 +92,37 @@ class Deployment:
             child.settled = True
 
     async def loaded(self) -> None:
-        """Wait until every worker holds what it should. Raises `AntiphonError(LOAD_FAILED)` when one cannot."""
+        """Wait until every worker holds what it should.
+
+        Raises:
+            AntiphonError: LOAD_FAILED when one cannot, with the cause.
+        """
         snapshot = self.snapshot
         while min(self.loading().values(), default=1.0) < 1.0:
+            for worker in self._workers():
+                failed = next((model for model in worker.lease.models if model.state == "failed"), None)
+                if failed is not None:
+                    raise AntiphonError(Reason.LOAD_FAILED, await self._cause(worker.record.address, failed.name))
             snapshot = await self._reader.changed(snapshot.version)
+
+    def _workers(self) -> list[_Living]:
+        workers = self.snapshot.workers.values()
+        return [_Living(worker.record, worker.lease) for worker in workers if worker.lease is not None]
+
+    async def _cause(self, address: str, model: str) -> str:
+        """Why a worker could not load a model, in its own words."""
+        file = self.config.workers.token_file
+        channels = WorkerChannels("" if file is None else (await asyncio.to_thread(file.read_text)).strip())
+        try:
+            with channels.use(address) as channel:
+                stub = ModelsStub(channel)  # type: ignore[no-untyped-call]
+                request = DescribeModelRequest(name=model)
+                status = await stub.DescribeModel(request, metadata=channels.metadata, timeout=_ASK_S)
+                return f"The model {model} cannot be loaded: {status.message}"
+        except grpc.RpcError as error:
+            raise from_call(error) from error
+        finally:
+            await channels.aclose()
 
     async def _answers(self) -> None:
         async with aiohttp.ClientSession() as http:
@@ -104,11 +137,9 @@ class Deployment:
                 await asyncio.sleep(_POLL_S)
         raise AntiphonError(Reason.NO_WORKER, f"The orchestrator does not get ready: {told.strip()}")
 
-    def _logs(self) -> str:
-        return ", ".join(str(child.log) for child in self.children if child.name.startswith("worker"))
 
-
-def _progress(model: ResidentModel | None) -> float:
+def _progress(lease: Lease, name: str) -> float:
+    model = lease.resident(name)
     if model is None:
         return 0.0
     return 1.0 if model.state in ("warm", "in_use") else min(model.progress, 0.99)

@@ -1,12 +1,12 @@
 """The `antiphon` command: every command on one page. Heavy imports are inside, so that `--help` is quick."""
 
 import asyncio
+import logging
 import os
 import signal
 import sys
 from collections.abc import Coroutine
 from enum import StrEnum
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -223,7 +223,9 @@ def demo(
 )
 def bench(context: typer.Context) -> None:
     """Measure what a listener hears; antiphon bench --help lists what can be measured."""
-    import_module("antiphon.cli.bench").app(args=context.args, prog_name="antiphon bench")
+    from antiphon.cli.bench import app as bench
+
+    bench(args=context.args, prog_name="antiphon bench")
 
 
 @app.command(
@@ -266,6 +268,7 @@ def orchestrator(
 
 def main() -> None:
     """Run the command line; every failure is one sentence and exit status 1."""
+    logging.getLogger().addHandler(logging.NullHandler())  # a log is for those who ask for one
     try:
         app()
     except Exception as error:
