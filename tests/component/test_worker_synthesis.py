@@ -326,11 +326,16 @@ async def test_the_last_word_reaches_a_caller_that_is_still_reporting() -> None:
     async with running(voice(ms_per_word=100)) as (_, channel):
         for _ in range(5):
             speaking = await Speaking(channel).begin("One two three.")
-            while speaking.summary is None:
-                reading = asyncio.create_task(speaking.read())
-                while not reading.done():
-                    await speaking.played(speaking.end_samples)
-                    await asyncio.sleep(0)
-                await reading
-            assert speaking.summary.audio_ms == 300
-            assert await speaking.read() is END
+
+            async def report(speaking: Speaking = speaking) -> None:
+                while True:
+                    await speaking.played(0)
+                    await asyncio.sleep(0.001)
+
+            reporting = asyncio.create_task(report())
+            while (response := await speaking.call.read()).WhichOneof("kind") != "summary":
+                pass
+            reporting.cancel()
+            await asyncio.wait((reporting,))
+            assert response.summary.audio_ms == 300
+            speaking.call.cancel()
