@@ -16,7 +16,8 @@ from antiphon.testing.tones import decode_words
 pytestmark = pytest.mark.component
 
 CLAUSE_WORDS = 10
-TEXT = " ".join(f"w{number}" + ("." if number % CLAUSE_WORDS == 9 else "") for number in range(40))
+LONG_TEXT = " ".join(f"w{number}" + ("." if number % CLAUSE_WORDS == 9 else "") for number in range(120))
+TEXT = LONG_TEXT[: LONG_TEXT.index(" w40")]
 
 
 def request(model: str = "default", **changes: object) -> SynthesisRequest:
@@ -219,6 +220,36 @@ async def test_pause_holds_the_worker_and_close_frees_it() -> None:
             await worker.streams.ended()
 
 
+async def test_a_worker_is_lost_while_the_reply_is_held() -> None:
+    async with cluster() as made:
+        await made.spawn("a", "b")
+        player = speak(made, LONG_TEXT, speed=3)
+        running = asyncio.create_task(player.run())
+        await player.until(lambda: player.played_samples > RATE_HZ // 4)
+        first = await made.until_busy()
+        player.stream.pause()
+        await made.end(first)
+        await made.until(lambda snapshot: first not in snapshot.workers or snapshot.workers[first].lease is None)
+        second = await made.until_busy()
+        assert second != first
+        received = len(player.pcm)
+        await asyncio.sleep(0.5)
+        assert len(player.pcm) == received  # the new worker is held as the old one was
+        player.stream.resume()
+        await running
+        await player.stream.aclose()
+        assert set(heard(player)) == set(range(120)) and covered(player, LONG_TEXT)
+
+
+async def test_a_slow_worker_that_is_the_only_one_is_given_time() -> None:
+    async with cluster(voice(latency_ms=600), ears(), deadlines=Deadlines(first_s=0.4, stall_s=0.4)) as made:
+        await made.add("a")
+        player = speak(made, speed=10)
+        await player.run()
+        await player.stream.aclose()
+        assert heard(player) == list(range(40)) and not player.restarted
+
+
 async def test_the_registry_dies_and_calls_go_on() -> None:
     async with cluster() as made:
         await made.add("a", "b")
@@ -237,14 +268,13 @@ async def test_the_registry_dies_and_calls_go_on() -> None:
 
 async def test_positions_are_those_of_the_worker_that_speaks() -> None:
     """A reply far longer than the lead: a worker that took over must be told where playing stands, or it stops."""
-    text = " ".join(f"w{number}" + ("." if number % 10 == 9 else "") for number in range(120))
     async with cluster() as made:
         await made.spawn("a", "b")
-        player = speak(made, text, speed=3)
+        player = speak(made, LONG_TEXT, speed=3)
         running = asyncio.create_task(player.run())
         await player.until(lambda: len(player.clauses) >= 5)
         await made.end(await made.until_busy())
         await running
         await player.stream.aclose()
-        assert set(heard(player)) == set(range(120)) and covered(player, text)
+        assert set(heard(player)) == set(range(120)) and covered(player, LONG_TEXT)
         assert np.abs(pcm_to_float(bytes(player.pcm[-2 * 2400 : -2 * 1200]))).max() > 0.01

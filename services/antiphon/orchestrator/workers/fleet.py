@@ -19,6 +19,8 @@ ATTEMPTS = 6
 """In a row without any result; then the trouble lies in what is asked, not in who is asked."""
 AGAIN_S = 0.5
 """A worker that refused, without a hint of its own, is asked again after so long."""
+ALONE = 3.0
+"""How much more patience a worker is given when there is no other: to give up on it would help nobody."""
 SESSIONS = 10_000
 """How many sessions' last workers are remembered."""
 RETRY_AFTER_MS = 1000
@@ -83,8 +85,19 @@ class Tries:
         return {worker for worker, until in self._until.items() if until > now}
 
 
-Attempt = Callable[[Candidate, str, Tries], Awaitable[None]]
-"""One try: the worker, the model's own name, and whom to tell of progress. Raises `AntiphonError` when it failed."""
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The worker to ask, and how."""
+
+    candidate: Candidate
+    model: str
+    """The catalogue's own name."""
+    patience: float
+    """By which deadlines are multiplied."""
+
+
+Attempt = Callable[[Choice, Tries], Awaitable[None]]
+"""One try, and whom to tell of progress. Raises `AntiphonError` when it failed."""
 
 
 class Fleet:
@@ -123,19 +136,19 @@ class Fleet:
         """
         tries = Tries()
         while True:
-            candidate, model = await self._choose(wanted, tries)
+            choice = await self._choose(wanted, tries)
             try:
-                await attempt(candidate, model, tries)
+                await attempt(choice, tries)
             except AntiphonError as error:
                 if not _another_may(error):
                     raise
-                self._note_failure(wanted, candidate, error, tries)
+                self._note_failure(wanted, choice.candidate, error, tries)
             else:
-                self._remember(wanted, candidate.worker)
+                self._remember(wanted, choice.candidate.worker)
                 return
 
-    async def _choose(self, wanted: Wanted, tries: Tries) -> tuple[Candidate, str]:
-        """The next worker to ask, and the model's own name. Waits a while for one, from the first failure on."""
+    async def _choose(self, wanted: Wanted, tries: Tries) -> Choice:
+        """The next worker to ask. Waits a while for one, from the first failure on."""
         loop = asyncio.get_running_loop()
         deadline = (loop.time() if tries.since_s is None else tries.since_s) + self.deadlines.no_worker_s
         await self.channels.close_idle()
@@ -148,7 +161,7 @@ class Fleet:
                 request = RouteRequest(wanted.task, model)
                 candidates = route(request, snapshot, exclude=exclude, affinity=affinity, rng=self._rng)
                 if candidates:
-                    return candidates[0], model
+                    return Choice(candidates[0], model, patience=1.0 if len(candidates) > 1 else ALONE)
             if now >= deadline or tries.failures >= ATTEMPTS:
                 raise self._no_worker(wanted, model, snapshot, tries)
             # Who rests now may be asked soon, though nothing changes in the registry.

@@ -22,8 +22,7 @@ from antiphon.conversation.ports import (
     Transcript,
     TranscriptWord,
 )
-from antiphon.orchestrator.workers.fleet import Fleet, Tries, Wanted
-from antiphon.registry.routing import Candidate
+from antiphon.orchestrator.workers.fleet import Choice, Fleet, Tries, Wanted
 
 MESSAGE_BYTES = 65_536
 """The most audio in one message."""
@@ -58,7 +57,7 @@ class _Pause:
 class _Listener:
     """One worker's stream within an utterance: what it was told."""
 
-    resident: bool
+    choice: Choice
     sent_bytes: int = 0
     sent_pauses: int = 0
     sent_end: bool = False
@@ -140,15 +139,15 @@ class RoutedRecognitionStream:
         finally:
             self._pcm.clear()
 
-    async def _listen(self, candidate: Candidate, model: str, _: Tries) -> None:
+    async def _listen(self, choice: Choice, _: Tries) -> None:
         """Let one worker hear it all."""
         # Of several pauses only the last still wants an answer.
-        listener = _Listener(candidate.resident, sent_pauses=max(self._answered, len(self._pauses) - 1))
-        with self._fleet.channels.use(candidate.address) as channel:
+        listener = _Listener(choice, sent_pauses=max(self._answered, len(self._pauses) - 1))
+        with self._fleet.channels.use(choice.candidate.address) as channel:
             stub = SpeechRecognitionStub(channel)  # type: ignore[no-untyped-call]
-            call = stub.Recognize(self._requests(listener, model), metadata=self._fleet.channels.metadata)
+            call = stub.Recognize(self._requests(listener), metadata=self._fleet.channels.metadata)
             try:
-                await self._register(call)
+                await self._register(listener, call)
                 self._listener = listener
                 await self._receive(listener, call)
             except grpc.RpcError as error:
@@ -159,9 +158,9 @@ class RoutedRecognitionStream:
                 listener.is_over = True  # gRPC leaves the requests of a call that has failed waiting for ever
                 self._changed.set()
 
-    async def _register(self, call: grpc.aio.StreamStreamCall) -> None:
+    async def _register(self, listener: _Listener, call: grpc.aio.StreamStreamCall) -> None:
         try:
-            async with asyncio.timeout(self._fleet.deadlines.register_s):
+            async with asyncio.timeout(self._fleet.deadlines.register_s * listener.choice.patience):
                 await call.initial_metadata()
         except TimeoutError:
             raise AntiphonError(Reason.TIMEOUT, "The worker did not take the stream in time.") from None
@@ -211,13 +210,13 @@ class RoutedRecognitionStream:
 
     # --- what the worker is told --------------------------------------------------------------------------------------
 
-    async def _requests(self, listener: _Listener, model: str) -> AsyncIterator[pb.RecognizeRequest]:
+    async def _requests(self, listener: _Listener) -> AsyncIterator[pb.RecognizeRequest]:
         request = self._request
         yield pb.RecognizeRequest(
             config=pb.RecognitionConfig(
                 stream_id=str(uuid.uuid4()),
                 session_id=request.session_id,
-                model=model,
+                model=listener.choice.model,
                 language=request.language,
                 sample_rate_hz=request.sample_rate_hz,
                 partials=True,
@@ -269,4 +268,6 @@ class RoutedRecognitionStream:
     def _patience_s(self, listener: _Listener) -> float:
         deadlines = self._fleet.deadlines
         length_s = len(self._pcm) / SAMPLE_BYTES / self._request.sample_rate_hz
-        return (deadlines.answer_s if listener.resident else deadlines.load_s) + length_s * LENGTH_SHARE
+        if not listener.choice.candidate.resident:
+            return deadlines.load_s + length_s * LENGTH_SHARE
+        return listener.choice.patience * (deadlines.answer_s + length_s * LENGTH_SHARE)

@@ -22,8 +22,7 @@ from antiphon.conversation.ports import (
     SpokenWord,
     SynthesisRequest,
 )
-from antiphon.orchestrator.workers.fleet import Fleet, Tries, Wanted
-from antiphon.registry.routing import Candidate
+from antiphon.orchestrator.workers.fleet import Choice, Fleet, Tries, Wanted
 
 LEAD_MS = 2000
 """How far a worker may run ahead of what was played."""
@@ -59,7 +58,7 @@ class _Speaker:
     """One worker's stream within a reply: what it was given, and what came of it."""
 
     stub: SpeechSynthesisStub
-    resident: bool
+    choice: Choice
     text_offset: int
     """Where its text begins in the reply's."""
     first_index: int
@@ -185,18 +184,18 @@ class RoutedSynthesisStream:
             steering.cancel()
             await asyncio.wait((steering,), timeout=CLOSE_S)
 
-    async def _speak(self, candidate: Candidate, model: str, tries: Tries) -> None:
+    async def _speak(self, choice: Choice, tries: Tries) -> None:
         """Let one worker speak what is not spoken yet."""
-        with self._fleet.channels.use(candidate.address) as channel:
+        with self._fleet.channels.use(choice.candidate.address) as channel:
             speaker = _Speaker(
                 stub=SpeechSynthesisStub(channel),  # type: ignore[no-untyped-call]
-                resident=candidate.resident,
+                choice=choice,
                 text_offset=self._resume_offset,
                 first_index=self._resume_index,
                 sent_chars=self._resume_offset,
                 sent_flushes=bisect_right(self._flushes, self._resume_offset),
             )
-            call = speaker.stub.Synthesize(self._requests(speaker, model), metadata=self._fleet.channels.metadata)
+            call = speaker.stub.Synthesize(self._requests(speaker), metadata=self._fleet.channels.metadata)
             try:
                 await self._register(speaker, call)
                 await self._receive(speaker, call, tries)
@@ -212,7 +211,7 @@ class RoutedSynthesisStream:
 
     async def _register(self, speaker: _Speaker, call: grpc.aio.StreamStreamCall) -> None:
         try:
-            async with asyncio.timeout(self._fleet.deadlines.register_s):
+            async with asyncio.timeout(self._fleet.deadlines.register_s * speaker.choice.patience):
                 await call.initial_metadata()
         except TimeoutError:
             raise AntiphonError(Reason.TIMEOUT, "The worker did not take the stream in time.") from None
@@ -271,13 +270,13 @@ class RoutedSynthesisStream:
 
     # --- what the worker is told --------------------------------------------------------------------------------------
 
-    async def _requests(self, speaker: _Speaker, model: str) -> AsyncIterator[pb.SynthesizeRequest]:
+    async def _requests(self, speaker: _Speaker) -> AsyncIterator[pb.SynthesizeRequest]:
         request = self._request
         yield pb.SynthesizeRequest(
             config=pb.SynthesisConfig(
                 stream_id=speaker.stream_id,
                 session_id=request.session_id,
-                model=model,
+                model=speaker.choice.model,
                 voice=request.voice,
                 language=request.language,
                 sample_rate_hz=request.sample_rate_hz,
@@ -369,9 +368,9 @@ class RoutedSynthesisStream:
 
     def _patience_s(self, speaker: _Speaker) -> float:
         deadlines = self._fleet.deadlines
-        if speaker.received_samples:
-            return deadlines.stall_s
-        return deadlines.first_s if speaker.resident else deadlines.load_s
+        if not speaker.received_samples and not speaker.choice.candidate.resident:
+            return deadlines.load_s
+        return speaker.choice.patience * (deadlines.stall_s if speaker.received_samples else deadlines.first_s)
 
 
 def _spoken_words(speaker: _Speaker, words: pb.WordTimes) -> ClauseWords:
