@@ -7,6 +7,8 @@ from collections.abc import Callable
 import pytest
 from registry_cluster import Cluster, cluster, ears, voice
 
+from antiphon.adapters.asr.mock import MockAsrStream
+from antiphon.contracts.adapters import Hypothesis
 from antiphon.contracts.errors import AntiphonError, Reason
 from antiphon.conversation.ports import (
     FinalTranscript,
@@ -124,19 +126,21 @@ async def test_a_full_worker_sends_the_caller_to_the_next() -> None:
         assert [await caller.final() for caller in callers] == [WORDS, WORDS]
 
 
-async def test_an_engine_that_always_fails_is_given_up_with_its_cause() -> None:
-    async with cluster(voice(), ears(fail_after_calls=1), deadlines=Deadlines(no_worker_s=1.0)) as made:
+async def test_an_engine_that_always_fails_is_given_up_with_its_cause(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: MockAsrStream) -> Hypothesis:
+        raise AntiphonError(Reason.ENGINE_FAULT, "The ears are full of wax.")
+
+    async with cluster(deadlines=Deadlines(no_worker_s=1.0)) as made:
         await made.add("a", "b")
+        monkeypatch.setattr(MockAsrStream, "final", fail)
         caller = Caller(made)
-        await caller.speak(1.0)
-        caller.stream.pause(1, 200)
-        await asyncio.wait((caller.listening,), timeout=0.3)
         await caller.speak(1.0)
         caller.stream.end()
         with pytest.raises(AntiphonError) as raised:
             await caller.listening
         await caller.stream.aclose()
-        assert raised.value.reason is Reason.NO_WORKER and "script" in raised.value.message
+        assert raised.value.reason is Reason.NO_WORKER
+        assert "script" in raised.value.message and "wax" in raised.value.message
 
 
 async def test_closing_frees_the_worker_and_ends_the_results() -> None:
