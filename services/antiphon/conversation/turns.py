@@ -14,6 +14,13 @@ _DOUBTFUL_NO_SPEECH = 0.8
 """A small recogniser gives "mm-hm" any short word, but with a mean log probability below the first or a no-speech
 probability above the second (measured with Whisper tiny.en on human recordings)."""
 
+_FAST_WORDS_PER_S = 5.0
+_FAST_LOG_PROBABILITY = -0.4
+_IMPOSSIBLE_WORDS_PER_S = 8.0
+"""Or it gives a hum more words than fit: "in a month", or one word again and again. People say 3 to 5 words a second;
+at more than the first rate a recogniser must be surer than the second, and nobody says more than the third (measured
+like the above: "mm-hmm" 5.2 to 10 a second at -0.48 and below; "stop it now" 4.5 at -0.1)."""
+
 
 class Verdict(StrEnum):
     """What a sound made over a reply was."""
@@ -39,7 +46,7 @@ def judge(settings: TurnSettings, voiced_ms: float, transcript: Transcript) -> V
     words = normalise(transcript.text)
     if not words:
         return Verdict.NOISE
-    if voiced_ms < settings.stop_after_ms and (_listed(settings, words) or _doubtful(transcript)):
+    if voiced_ms < settings.stop_after_ms and (_listed(settings, words) or _doubtful(words, voiced_ms, transcript)):
         return Verdict.BACKCHANNEL
     return Verdict.WORDS
 
@@ -54,8 +61,11 @@ def _listed(settings: TurnSettings, words: str) -> bool:
     return words in listed or all(word in listed for word in words.split())
 
 
-def _doubtful(transcript: Transcript) -> bool:
+def _doubtful(words: str, voiced_ms: float, transcript: Transcript) -> bool:
+    words_per_s = len(words.split()) * 1000 / voiced_ms if voiced_ms else 0.0
     return (
         transcript.mean_log_probability < _DOUBTFUL_LOG_PROBABILITY
         or transcript.no_speech_probability > _DOUBTFUL_NO_SPEECH
+        or (words_per_s > _FAST_WORDS_PER_S and transcript.mean_log_probability < _FAST_LOG_PROBABILITY)
+        or words_per_s > _IMPOSSIBLE_WORDS_PER_S
     )
