@@ -8,6 +8,7 @@ from typing import TypeVar
 
 import numpy as np
 import pytest
+
 from antiphon.contracts.errors import AntiphonError, Reason
 from antiphon.conversation import events
 from antiphon.conversation.engine import ClientError, Conversation
