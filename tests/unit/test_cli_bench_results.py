@@ -32,7 +32,7 @@ def test_a_table_shows_statistics_goals_and_ratios(result: Result) -> None:
     text = captured.get()
     assert "110 ms" in text
     assert "p50 120/200" in text
-    assert "2.10" in text
+    assert "x 2.10" in text
     assert "missed" in text
 
 

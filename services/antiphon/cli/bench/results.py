@@ -52,17 +52,17 @@ def table(result: Result) -> Table:
     """For a terminal: the shorter form."""
     title = f"{result.title} (others took {result.others_busy:.0f} % of a core)"
     made = Table(title=title, box=None, header_style="bold", pad_edge=False, title_justify="left")
-    made.add_column("", no_wrap=True)
-    for column in ("n", "p50 or share", "p95", "max", "aim/at least"):
+    made.add_column("", ratio=1)
+    for column in ("n", "p50/share", "p95", "max", "aim/at least"):
         made.add_column(column, justify="right", no_wrap=True)
-    made.add_column("")
-    made.add_column("x beside", justify="right", no_wrap=True)
+    made.add_column("", no_wrap=True)
+    made.add_column("beside", justify="right", no_wrap=True)
     for figure in result.figures:
         ratio = figure.ratio(result.figures)
         goal = f"{figure.goal.judged} {figure.goal.aim:g}/{figure.goal.at_least:g}" if figure.goal else ""
         statistics = _shown(figure, "mean" if figure.unit == "%" else "p50", "p95", "max")
         cells = (figure.name, str(len(figure.values)), *statistics, goal)
-        made.add_row(*cells, _MARKS[figure.verdict], "" if ratio is None else f"{ratio:.2f}")
+        made.add_row(*cells, _MARKS[figure.verdict], "" if ratio is None else f"x {ratio:.2f}")
     return made
 
 
