@@ -6,18 +6,19 @@ at all is skipped and counted, never raised.
 
 import logging
 from collections import Counter
-from typing import Literal, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from antiphon.contracts.adapters import Capabilities
+from antiphon.contracts.errors import AntiphonError, Reason
 from antiphon.contracts.models import ModelSpec
 
 FORMAT = 1
 """Of the records as a whole; in `meta`. A reader refuses a higher one."""
 WIRE_VERSION = 1
 """Of the gRPC contract (`antiphon.v1`) that a worker speaks."""
-RECORD_LIMIT_BYTES = 262_144
+RECORD_LIMIT_BYTES = 1_048_576
 """A longer record is malformed: nothing that we write comes near it."""
 
 ModelState = Literal["loading", "warm", "in_use", "leaving", "failed"]
@@ -31,6 +32,16 @@ class Record(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True)
 
 
+class Revision(Record):
+    """One revision of a model, while there is more than one."""
+
+    digest: str = Field(min_length=1, max_length=80)
+    weight: int = Field(ge=0, le=100)
+    """The share of sessions that get it, relative to the other revisions' weights."""
+    spec: dict[str, Any] = Field(default_factory=dict)
+    """A `ModelSpec` as JSON; empty: the model's own."""
+
+
 class ModelRecord(Record):
     """A model of the catalogue. Written by the operator."""
 
@@ -42,10 +53,18 @@ class ModelRecord(Record):
     """Empty: whatever a worker holds under this name."""
     capabilities: Capabilities | None = None
     """None: not known before a worker has loaded it."""
+    revisions: tuple[Revision, ...] = Field(default=(), max_length=8)
+    """The oldest first; empty: there is one, that of `digest`."""
+    memory_mib: int = Field(default=0, ge=0)
+    """What a load takes of a worker's memory; 0: not known before a worker has loaded it."""
+    memory_per_stream_mib: int = Field(default=0, ge=0)
+    spec: dict[str, Any] = Field(default_factory=dict)
+    """A `ModelSpec` as JSON: what a worker loads. Read by `specification`."""
 
     @classmethod
     def of(cls, spec: ModelSpec, capabilities: Capabilities | None = None, digest: str = "") -> Self:
         """The catalogue's record of a model as people wrote it."""
+        estimate_mib = capabilities.memory_mib if capabilities is not None else 0
         return cls(
             name=spec.name,
             task=spec.task,
@@ -53,7 +72,38 @@ class ModelRecord(Record):
             aliases=spec.aliases,
             digest=digest,
             capabilities=capabilities,
+            memory_mib=spec.memory.weights_mib or estimate_mib,
+            memory_per_stream_mib=spec.memory.per_stream_mib,
+            spec=spec.model_dump(mode="json", by_alias=True, exclude_none=True),
         )
+
+    def specification(self, digest: str = "") -> ModelSpec | None:
+        """What to load for a revision (empty: the model's own); None when nothing was said.
+
+        Unlike a record, a specification is taken whole or not at all: what it asks for must not be ignored.
+
+        Raises:
+            AntiphonError: `LOAD_FAILED` for one that this version does not understand.
+        """
+        said = next((each.spec for each in self.revisions if each.digest == digest and each.spec), self.spec)
+        if not said:
+            return None
+        try:
+            return ModelSpec.model_validate(said)
+        except ValidationError as error:
+            message = f"The catalogue's {self.name!r} is not understood by this version: {error.errors()[0]['msg']}."
+            raise AntiphonError(Reason.LOAD_FAILED, message) from error
+
+
+class PoolRecord(Record):
+    """Workers that are alike. Written by the operator."""
+
+    workers: int = Field(default=0, ge=0)
+    """How many there should be."""
+    streams_per_worker: int = Field(default=0, ge=0)
+    memory_budget_mib: int = Field(default=0, ge=0)
+    resident_cap: int = Field(default=0, ge=0)
+    """How many models a worker holds at most; 0: as many as its memory takes."""
 
 
 class WorkerRecord(Record):
@@ -62,7 +112,34 @@ class WorkerRecord(Record):
     address: str = Field(min_length=1, max_length=255)
     """`host:port` of its gRPC server."""
     pool: str = ""
+    node: str = ""
+    """The machine that it runs on."""
     draining: bool = False
+
+
+class ModelRef(Record):
+    """A model, and which revision of it."""
+
+    name: str = Field(min_length=1, max_length=64)
+    digest: str = ""
+    """Empty: the catalogue's."""
+
+
+class Want(Record):
+    """What one worker should hold. Written by the operator.
+
+    A floor, not a list of all: what is in neither is kept or left as the worker's own cache sees fit. Only what leaves
+    the catalogue must go.
+    """
+
+    hold: tuple[ModelRef, ...] = Field(default=(), max_length=1000)
+    """To be loaded, and kept."""
+    may: tuple[ModelRef, ...] = Field(default=(), max_length=1000)
+    """May be loaded when a caller asks for it."""
+
+    def allows(self, name: str) -> bool:
+        """Whether a caller may have this model loaded."""
+        return any(model.name == name for model in (*self.hold, *self.may))
 
 
 class ResidentModel(Record):
@@ -106,6 +183,39 @@ class Lease(Record):
         """What it holds under that name; the warmest, where there are two revisions of it."""
         held = [resident for resident in self.models if resident.name == model]
         return min(held, key=lambda resident: _WARMTH[resident.state], default=None)
+
+
+class SessionRecord(Record):
+    """A conversation, for whoever goes on with it. Written by the orchestrator that owns it."""
+
+    session_id: str = Field(min_length=1, max_length=128)
+    owner: str = Field(min_length=1, max_length=255)
+    """The orchestrator that answers."""
+    epoch: int = Field(ge=1)
+    """Of the owner: one more at each change of hands. Who writes with a lower one is refused."""
+    assistant: str
+    caller: str = ""
+    """A digest of the key that opened it: only that key goes on with it. Empty: no key was asked for."""
+    settings: dict[str, Any] = Field(default_factory=dict)
+    """The session's own, over the assistant's, as JSON."""
+    history: tuple[dict[str, Any], ...] = ()
+    """The conversation's items as JSON, the oldest first; empty when transcripts are not kept."""
+    updated_at_ms: int = 0
+    """Wall clock: for people; nothing is decided by it."""
+    transcripts_kept: bool = True
+
+
+class Demand(Record):
+    """What no worker could serve. Written by each orchestrator for itself; expires."""
+
+    task: Literal["tts", "asr"]
+    model: str = Field(min_length=1, max_length=64)
+    count: int = Field(ge=0)
+    """How many streams asked for it since it began to lack."""
+    since_ms: int
+    """Wall clock: when it began to lack."""
+    reason: str = ""
+    """Why, as a machine reads it: a `Refusal` of `routing` or a `Reason`."""
 
 
 _WARMTH = {"in_use": 0, "warm": 1, "loading": 2, "leaving": 3, "failed": 4}
