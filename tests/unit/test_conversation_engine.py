@@ -447,6 +447,72 @@ async def test_without_detection_the_client_commits() -> None:
         assert [role for role, _ in texts(on.conversation)] == ["user", "assistant"]
 
 
+async def test_a_reply_that_is_asked_for_before_the_transcript_is_given_once_and_as_asked() -> None:
+    responder = FakeResponder("yes")
+    async with stage(FakeRecogniser(["what time is it"], delay_s=1.0), responder) as on:
+        await on.speak(0.5)
+        await on.until(events.UtteranceCommitted)
+        on.conversation.respond(ResponseOptions(instructions="Be brief."))
+        await on.hush(4.0)
+        assert len(on.all(events.ResponseDone)) == 1
+        assert responder.requests[-1].instructions == "Be brief."
+
+
+async def test_what_was_said_over_a_reply_that_yields_to_nobody_is_answered_when_it_is_cancelled() -> None:
+    turns = TurnSettings(silence_duration_ms=300, interrupt_response=False)
+    async with stage(FakeRecogniser(["first", "second"]), turns=turns) as on:
+        await speaking(on, 0.5)
+        await on.speak(0.5)
+        await on.hush(1.0)
+        assert len(on.all(events.TranscriptDone)) == 2 and len(on.all(events.ResponseCreated)) == 1
+        on.conversation.cancel_response()
+        await on.hush(5.0)
+        assert [done.status for done in on.all(events.ResponseDone)] == ["cancelled", "completed"]
+
+
+async def test_a_commit_over_a_held_reply_takes_the_floor() -> None:
+    async with stage(FakeRecogniser(["what time is it", "wait"], delay_s=0.3)) as on:
+        await speaking(on, 0.5)
+        await on.speak(0.2)
+        assert on.all(events.ReplyPaused) and not on.all(events.ResponseDone)
+        on.conversation.commit_audio()
+        await on.hush(6.0)
+        assert [done.status for done in on.all(events.ResponseDone)] == ["cancelled", "completed"]
+
+
+async def test_a_held_reply_goes_on_when_the_client_turns_interruptions_off() -> None:
+    async with stage(FakeRecogniser(["what time is it", "wait"], delay_s=0.3)) as on:
+        await speaking(on, 0.5)
+        await on.speak(0.2)
+        assert on.all(events.ReplyPaused)
+        on.conversation.update(settings(turns=TurnSettings(detect=False)))
+        await on.hush(5.0)
+        assert on.one(events.ResponseDone).status == "completed"
+        assert on.words_played() == list(range(15))
+
+
+async def test_a_call_that_is_broken_off_is_not_to_be_carried_out() -> None:
+    parts = [TextDelta(REPLY), FunctionCallDelta("call_1", "clock", '{"zo')] + [TextDelta(" more")] * 100
+    async with stage(responder=FakeResponder(parts, delay_s=0.5)) as on:
+        on.conversation.respond(ResponseOptions())
+        await on.until(events.FunctionCallStarted)
+        on.conversation.cancel_response()
+        call = on.conversation.history.get(on.one(events.FunctionCallStarted).item.id)
+        assert isinstance(call, FunctionCall) and (call.status, call.arguments) == ("incomplete", '{"zo')
+        assert call in on.one(events.ResponseDone).output and not on.all(events.FunctionCallDone)
+
+
+async def test_an_item_that_the_client_deletes_while_it_comes_stays_deleted() -> None:
+    parts = [FunctionCallDelta("call_1", "clock", "{}"), TextDelta("one")]
+    async with stage(responder=FakeResponder(parts, delay_s=0.5)) as on:
+        on.conversation.respond(ResponseOptions())
+        started = await on.until(events.FunctionCallStarted)
+        on.conversation.delete_item(started.item.id)
+        done = await on.until(events.ResponseDone)
+        assert done.status == "completed"
+        assert on.conversation.history.get(started.item.id) is None
+
+
 async def test_clearing_forgets_the_utterance() -> None:
     recogniser = FakeRecogniser(["x"])
     async with stage(recogniser) as on:

@@ -49,6 +49,11 @@ def test_calls_of_one_reply_are_one_message_and_their_answers_follow_at_once() -
     assert user["content"] == "Hurry up."
 
 
+def test_a_call_that_was_broken_off_is_left_out() -> None:
+    call = FunctionCall("b", "call_1", "light", '{"on', status="incomplete")
+    assert chat_messages("", (Message("a", "user", "Light!"), call)) == [{"role": "user", "content": "Light!"}]
+
+
 def test_an_answer_without_its_call_is_left_out_and_reported(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         assert chat_messages("", (FunctionCallOutput("a", "call_9", "done"),)) == []

@@ -139,6 +139,8 @@ class Conversation:
         if self._floor.live is not None and settings.output_rate_hz != old.output_rate_hz:
             raise ClientError("cannot_update_rate", "The output rate can be changed only while no reply is live.")
         self._settings = settings
+        if not (turns.detect and turns.interrupt_response):
+            self._floor.restore("noise")  # nobody decides any more whether the user interrupts
         ear = (settings.input_rate_hz, turns.threshold, turns.prefix_padding_ms)
         if ear != (old.input_rate_hz, old.turns.threshold, old.turns.prefix_padding_ms):
             self._ear.configure(ear[0], threshold=ear[1], preroll_ms=ear[2])
@@ -162,6 +164,9 @@ class Conversation:
         if utterance is None or utterance.stream is None:
             utterance = utterance or self._new_utterance(self._ear.position_ms * HEARING_RATE_HZ // 1000)
             self._open_stream(utterance)
+        if self._floor.held:
+            self._interrupt(utterance)
+        self._floor.restore("noise")
         utterance.announced = True
         self._commit(utterance)
 
@@ -175,13 +180,13 @@ class Conversation:
         self._emit(events.UtteranceCleared())
 
     def _on_undetected(self, window: Window) -> None:
-        if self._utterance is None:
-            self._utterance = self._new_utterance(window.start_samples)
-            self._open_stream(self._utterance)
+        utterance = self._utterance or self._new_utterance(window.start_samples)
+        if utterance.stream is None:
+            self._open_stream(utterance)
         else:
-            self._utterance.hear(window.pcm)
-        self._utterance.end_samples = window.end_samples
-        self._bound(self._utterance)
+            utterance.hear(window.pcm)
+        utterance.end_samples = window.end_samples
+        self._bound(utterance)
 
     def _on_window(self, window: Window) -> None:
         utterance = self._utterance
@@ -370,6 +375,7 @@ class Conversation:
             return
         logger.warning("utterance lost", extra={"session_id": self._settings.session_id, "reason": error.reason})
         self._emit(events.Problem(error, "recogniser"))
+        self._floor.discard_speculation()
         if utterance in self._awaited:
             self._awaited.remove(utterance)
             self._amend_user(utterance, "")
@@ -448,12 +454,13 @@ class Conversation:
             self._floor.speculate(self._settings, (*self._history.snapshot(), said), utterance.timeline)
 
     def _answer(self, utterance: Utterance) -> None:
+        asked, self._respond_next = self._respond_next, None
         if self._floor.live is not None:
-            self._respond_next = ResponseOptions()
+            self._respond_next = asked or ResponseOptions()
             return
         self._go(State.THINKING)
-        if not self._floor.commit_speculation():
-            self._floor.reply(self._settings, ResponseOptions(), utterance.timeline)
+        if asked is not None or not self._floor.commit_speculation():
+            self._floor.reply(self._settings, asked or ResponseOptions(), utterance.timeline)
 
     def _respond_or_rest(self, timeline: Timeline) -> None:
         """A turn is over: answer what came meanwhile, or wait."""
@@ -525,11 +532,14 @@ class Conversation:
         self._rest()
 
     def _rest(self) -> None:
-        """After a reply was stopped by the client: the floor is the user's if the user speaks, else nobody's."""
+        """After a reply was stopped by the client: the floor is the user's if the user speaks or has spoken."""
+        asked, self._respond_next = self._respond_next, None
         if self._utterance is not None and self._utterance.stream is not None:
             if self._state is State.SPEAKING:
                 self._go(State.BARGED_IN)
             self._announce(self._utterance)
+        elif asked is not None:
+            self.respond(asked)
         else:
             self._go(State.IDLE)
 

@@ -5,6 +5,7 @@ that the world could see waits in order.
 """
 
 import asyncio
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -26,6 +27,8 @@ from antiphon.conversation.ports import (
 )
 from antiphon.conversation.spoken import SpokenText
 from antiphon.conversation.timeline import Timeline
+
+logger = logging.getLogger(__name__)
 
 _PLAYED_EVERY_SAMPLES = 4_800
 """How often the worker is told the playout position: 100 to 200 ms, small beside its lead of 2 s."""
@@ -144,6 +147,7 @@ class Reply:
             self.truncate(client_end_ms)
         elif self._message is not None:
             self._amend(self._spoken.text, "incomplete")
+        self._break_off_calls()
         self._finish_message()
         self._emit_done("cancelled", reason)
 
@@ -256,11 +260,19 @@ class Reply:
         self._outputs[index] = finished
 
         def effect() -> None:
-            self._history.replace(finished)
-            previous = self._history.before(finished.id)
+            known = self._keep(finished)
+            previous = self._history.before(finished.id) if known else None
             self._emit(events.FunctionCallDone(self.id, index, finished, previous))
 
         self._do(effect)
+
+    def _break_off_calls(self) -> None:
+        """Calls whose arguments did not come whole are nobody's to carry out."""
+        for index, item in enumerate(self._outputs):
+            if isinstance(item, FunctionCall) and item.status == "in_progress":
+                call = replace(self._call_deltas[item.call_id], status="incomplete")
+                self._outputs[index] = call
+                self._keep(call)
 
     def _index(self, item: Item) -> int:
         return next(index for index, known in enumerate(self._outputs) if known.id == item.id)
@@ -338,8 +350,14 @@ class Reply:
         assert self._message is not None
         self._message = replace(self._message, text=text, status="completed" if status == "completed" else "incomplete")
         self._outputs[self._message_index] = self._message
-        if self._history.get(self._message.id) is not None:  # the client may have deleted it
-            self._history.replace(self._message)
+        self._keep(self._message)
+
+    def _keep(self, item: Item) -> bool:
+        """Put an item's new form into the history; False when the client has deleted it there."""
+        if self._history.get(item.id) is None:
+            return False
+        self._history.replace(item)
+        return True
 
     def _finish_message(self) -> None:
         if self._message is not None:
@@ -355,6 +373,7 @@ class Reply:
                 self._amend(text, "completed")
             else:
                 self._amend(self._spoken.heard(self._playout.sent_samples), "incomplete")
+        self._break_off_calls()
         self._finish_message()
         if self._error is not None:
             self._emit_done("failed", "error")
@@ -385,4 +404,4 @@ class Reply:
                 async with asyncio.timeout(_CLOSE_S):
                     await self._stream.aclose()
             except TimeoutError:
-                pass
+                logger.warning("voice did not let go", extra={"session_id": self._plan.request.session_id})

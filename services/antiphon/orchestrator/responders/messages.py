@@ -18,13 +18,13 @@ def chat_messages(instructions: str, history: Sequence[Item]) -> list[dict[str, 
 
     Calls that follow each other become one assistant message, and their answers stand right after it, wherever the
     client put them: chat servers refuse any other order. Messages without a word (a reply that was interrupted before
-    it was heard) are left out, and so are answers to calls that are no longer in the history.
+    it was heard) and calls that were broken off are left out, and so are answers to calls that are not in the history.
     """
     answers = {item.call_id: item.output for item in history if isinstance(item, FunctionCallOutput)}
     messages: list[dict[str, Any]] = [{"role": "system", "content": instructions}] if instructions else []
     calls: list[FunctionCall] = []
     for item in history:
-        if isinstance(item, FunctionCall):
+        if isinstance(item, FunctionCall) and item.status == "completed":
             calls.append(item)
         elif isinstance(item, Message) and item.text.strip():
             messages += _called(calls, answers)
@@ -52,7 +52,7 @@ def _called(calls: Sequence[FunctionCall], answers: dict[str, str]) -> list[dict
 def _report_orphans(history: Iterable[Item]) -> None:
     called: set[str] = set()
     for item in history:
-        if isinstance(item, FunctionCall):
+        if isinstance(item, FunctionCall) and item.status == "completed":
             called.add(item.call_id)
         elif isinstance(item, FunctionCallOutput) and item.call_id not in called:
             logger.warning("a tool's answer without its call was left out", extra={"call_id": item.call_id})
