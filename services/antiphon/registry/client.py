@@ -1,43 +1,80 @@
 """Opens Redis clients: one place that knows their timeouts."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import redis.asyncio as redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.exceptions import AskError, ClusterDownError, MasterDownError, ReadOnlyError
 
 from antiphon.contracts.errors import AntiphonError, Reason
+from antiphon.registry.addresses import Seeds, parse
 
 TIMEOUT_S = 0.5
 """For a command and for a connection: who asks goes on without Redis after that, and tries again by itself."""
 
 
-def open_client(url: str, *, block_s: float = 0.0) -> "redis.Redis":
+Connect = Callable[..., "redis.Redis"]
+"""Opens clients as `open_client` does."""
+
+
+def open_client(url: str, *, namespace: str = "default", block_s: float = 0.0) -> "redis.Redis":
     """A client that answers in bytes and never retries by itself: each caller has its own rhythm.
 
     Args:
-        url: `redis://` or `rediss://`, with user, password and database where needed.
+        url: As `addresses.parse` takes it, with user, password and database where needed.
+        namespace: Whose keys it is for: in a cluster, the node that has them is asked.
         block_s: How long its commands may block on the server's side: a tail needs a client of its own.
 
     Raises:
-        AntiphonError: `INVALID_REQUEST` for a URL that redis-py does not understand.
+        AntiphonError: `INVALID_REQUEST` for a URL that does not work.
     """
+    address = parse(url)
     try:
         client: redis.Redis = redis.Redis.from_url(
-            url,
+            address.url,
             retry=Retry(NoBackoff(), 0),
             socket_timeout=TIMEOUT_S + block_s,
             socket_connect_timeout=TIMEOUT_S,
             protocol=2,
         )
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         raise AntiphonError(Reason.INVALID_REQUEST, f"The registry's URL is not one that works: {error}.") from error
     pool = client.connection_pool
-    pool.connection_class = type("Connection", (_Cancellable, pool.connection_class), {})
+    bases: tuple[type, ...] = (_Cancellable, pool.connection_class)
+    if address.seeds is not None:
+        bases = (_Following, *bases)
+    traits = {"seeds": address.seeds, "namespace": namespace}
+    pool.connection_class = type("Connection", bases, traits)
     return client
+
+
+class _Following:
+    """A connection to whichever server is the master; it asks anew whenever it connects."""
+
+    seeds: Seeds
+    namespace: str
+    _misled = False
+
+    async def connect(self) -> None:
+        """As redis-py's, to the master; first leaves one that said that it is none."""
+        if self._misled:
+            await self.disconnect(nowait=True)  # type: ignore[attr-defined]
+        if not self.is_connected:  # type: ignore[attr-defined]
+            self.host, self.port = await self.seeds.master(self.namespace, TIMEOUT_S)
+            self._misled = False
+        await super().connect()  # type: ignore[misc]
+
+    async def read_response(self, *args: Any, **options: Any) -> Any:
+        """As redis-py's; remembers when the server said that it is not the one to ask."""
+        try:
+            return await super().read_response(*args, **options)  # type: ignore[misc]
+        except (AskError, ClusterDownError, MasterDownError, ReadOnlyError):
+            self._misled = True
+            raise
 
 
 class _Cancellable:

@@ -46,6 +46,10 @@ class Keys:
         """Hash of the operator's: worker id -> `Want`."""
         return self._key("want")
 
+    def hash(self, kind: str) -> str:
+        """One of the operator's hashes above, by its name."""
+        return self._key(kind)
+
     @property
     def changes(self) -> str:
         """Stream of the operator's changes; entries are numbered 0-1, 0-2, ... without gaps."""

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import redis.asyncio as redis
 from redis.exceptions import RedisError
 
-from antiphon.registry.client import open_client
+from antiphon.registry.client import Connect, open_client
 from antiphon.registry.keys import BEAT_S, LEASE_S, STREAM_ENTRIES, Keys
 from antiphon.registry.records import Lease
 
@@ -47,6 +47,7 @@ class LeaseKeeper:
         worker_id: Unique in the namespace; a pod's name.
         lease: Gives what the worker says of itself now; called at every beat, on the loop.
         on_replaced: Called once when another process holds the lease that was ours: drain and leave.
+        connect: Opens its client.
     """
 
     def __init__(
@@ -56,8 +57,9 @@ class LeaseKeeper:
         worker_id: str,
         lease: Callable[[], Lease],
         on_replaced: Callable[[], None] | None = None,
+        connect: Connect = open_client,
     ) -> None:
-        self._client: redis.Redis = open_client(redis_url)
+        self._client: redis.Redis = connect(redis_url, namespace=namespace)
         self._worker = worker_id
         self._lease = lease
         self._on_replaced = on_replaced

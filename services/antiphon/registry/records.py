@@ -6,7 +6,7 @@ at all is skipped and counted, never raised.
 
 import logging
 from collections import Counter
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -168,6 +168,8 @@ class Lease(Record):
     device: str = "cpu"
     memory_mib: int = 0
     memory_free_mib: int = 0
+    resident_cap: int = 0
+    """How many models it holds at most; 0: as many as its memory takes."""
     models: tuple[ResidentModel, ...] = ()
     streams: int = 0
     max_streams: int = 0
@@ -220,6 +222,8 @@ class Demand(Record):
 
 _WARMTH = {"in_use": 0, "warm": 1, "loading": 2, "leaving": 3, "failed": 4}
 
+_REMEMBERED = 20_000
+
 AnyRecord = TypeVar("AnyRecord", bound=Record)
 
 
@@ -230,18 +234,29 @@ class RecordReader:
         self.malformed: Counter[str] = Counter()
         """By kind of record."""
         self._known: dict[tuple[str, str], int] = {}
+        self._last: dict[tuple[type[Record], str], tuple[bytes, Any]] = {}
 
     def read(self, kind: type[AnyRecord], key: str, value: bytes) -> AnyRecord | None:
-        """The record, or None for one that is malformed: counted, and logged once for each key and value."""
+        """The record, or None for one that is malformed: counted, and logged once for each key and value.
+
+        A value that is the same as last time gives the same object again, for the cost of comparing it.
+        """
+        known = self._last.get((kind, key))
+        if known is not None and known[0] == value:
+            return cast(AnyRecord, known[1])
         try:
             if len(value) > RECORD_LIMIT_BYTES:
                 raise ValueError(f"longer than {RECORD_LIMIT_BYTES} bytes")
-            return kind.model_validate_json(value)
-        except (ValidationError, ValueError) as error:
+            record = kind.model_validate_json(value)
+        except (ValidationError, ValueError, RecursionError) as error:
             self._count(kind.__name__, key, value, error)
             return None
+        if len(self._last) >= _REMEMBERED:
+            self._last.clear()
+        self._last[kind, key] = (value, record)
+        return record
 
-    def _count(self, kind: str, key: str, value: bytes, error: ValueError) -> None:
+    def _count(self, kind: str, key: str, value: bytes, error: Exception) -> None:
         if self._known.get((kind, key)) == hash(value):
             return
         if len(self._known) >= 1000:

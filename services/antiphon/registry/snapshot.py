@@ -2,38 +2,33 @@
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from types import MappingProxyType
 from typing import Any
 
 import redis.asyncio as redis
 from redis.exceptions import RedisError
 
 from antiphon.contracts.adapters import Task
-from antiphon.registry.client import TIMEOUT_S, Entry, open_client, read_streams
+from antiphon.registry.catalogue import KINDS, Catalogue
+from antiphon.registry.client import TIMEOUT_S, Connect, Entry, open_client, read_streams
 from antiphon.registry.keys import BEAT_S, LEASE_S, Keys
-from antiphon.registry.records import FORMAT, Lease, ModelRecord, RecordReader, WorkerRecord
+from antiphon.registry.records import FORMAT, Lease, ModelRecord, PoolRecord, RecordReader, Want
+from antiphon.registry.roster import Index, Roster, Worker
+
+__all__ = ["RegistryReader", "Snapshot", "Worker"]
 
 FULL_READ_S = 5.0
 """How often everything is read again, so that nothing that was missed stays missed."""
+EMPTY_S = 120.0
+"""An emptied registry that nobody writes anew for so long is believed: there is nothing."""
 RETRY_S = 0.2
+_BATCH = 100
+"""Entries of a stream that are read at once: the event loop is held for a few milliseconds at most."""
 _QUIET_S = BEAT_S + TIMEOUT_S
 """No answer for longer than this: Redis, or this process, was away."""
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Worker:
-    """A member: what the operator says of it, and what it says of itself."""
-
-    name: str
-    record: WorkerRecord
-    lease: Lease | None = None
-    """None: it is not alive."""
-    heard_s: float = 0.0
-    """When its lease was heard last, on the reader's clock."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,11 +40,21 @@ class Snapshot:
     epoch: int = 0
     models: Mapping[str, ModelRecord] = field(default_factory=dict)
     workers: Mapping[str, Worker] = field(default_factory=dict)
+    """The members."""
     stale: bool = True
     """Redis is out of reach, or empty: this is what was known before."""
     contact_s: float = 0.0
     """When Redis answered last, on the reader's clock (the event loop's)."""
     aliases: Mapping[tuple[Task, str], str] = field(default_factory=dict)
+    pools: Mapping[str, PoolRecord] = field(default_factory=dict)
+    want: Mapping[str, Want] = field(default_factory=dict)
+    """What each worker should hold, as far as anything was said."""
+    index: Index = None  # type: ignore[assignment]
+    """Of the workers; made here when it is not given."""
+
+    def __post_init__(self) -> None:
+        if self.index is None:
+            object.__setattr__(self, "index", Index.of(self.workers.values()))
 
     def model(self, task: Task, name: str) -> ModelRecord | None:
         """The catalogue's model of that name or alias; None when it has none for this task."""
@@ -74,18 +79,20 @@ class RegistryReader:
     declare anyone dead. While `meta` is missing (an emptied Redis) the catalogue and the members stay as they were.
     """
 
-    def __init__(self, redis_url: str, namespace: str) -> None:
-        self._client: redis.Redis = open_client(redis_url)
-        self._tail: redis.Redis = open_client(redis_url, block_s=BEAT_S)
+    def __init__(self, redis_url: str, namespace: str, *, connect: Connect = open_client) -> None:
+        self._client: redis.Redis = connect(redis_url, namespace=namespace)
+        self._tail: redis.Redis = connect(redis_url, namespace=namespace, block_s=BEAT_S)
         self._keys = Keys(namespace)
         self._snapshot = Snapshot()
         self._newer = asyncio.Event()
         self._records = RecordReader()
         self._nonce = b""
         self._epoch = 0
-        self._models: dict[str, ModelRecord] = {}
-        self._members: dict[str, WorkerRecord] = {}
+        self._catalogue = Catalogue(self._records)
         self._leases: dict[str, tuple[Lease, float]] = {}
+        self._roster = Roster()
+        self._touched: set[str] = set()
+        self._believed_s = 0.0
         self._positions: dict[str, str] = {}
         self._contact_s: float | None = None
         self._trouble = ""
@@ -130,18 +137,20 @@ class RegistryReader:
     async def _read_all(self) -> None:
         keys = self._keys
         async with self._client.pipeline(transaction=True) as pipe:
-            for key in (keys.meta, keys.models, keys.workers):
+            for key in (keys.meta, *map(keys.hash, KINDS)):
                 pipe.hgetall(key)
             for key in (keys.changes, keys.leases):
                 pipe.xrevrange(key, count=1)
-            meta, models, members, change, lease = await pipe.execute()
+            meta, *tables, change, lease = await pipe.execute()
         # Positions first, leases after: what the tail then tells a second time changes nothing.
         self._positions = {keys.changes: _last(change), keys.leases: _last(lease)}
-        self._touch()
+        now = self._touch()
         believed = self._believes(meta)
         if believed:
-            self._models = self._parse(ModelRecord, models)
-            self._members = self._parse(WorkerRecord, members)
+            self._believed_s = now
+            self._take(tables)
+        elif not meta and now - self._believed_s > EMPTY_S:
+            self._take({} for _ in KINDS)
         await self._read_leases()
         self._renew(stale=not believed)
 
@@ -165,17 +174,14 @@ class RegistryReader:
         self._say("")
         return True
 
-    def _parse(self, kind: Any, fields: Mapping[bytes, bytes]) -> dict[str, Any]:
-        records = {}
-        for key, value in fields.items():
-            name = key.decode(errors="replace")
-            record = self._records.read(kind, name, value)
-            if record is not None:
-                records[name] = record
-        return records
+    def _take(self, tables: Iterable[Mapping[bytes, bytes]]) -> None:
+        for kind, fields in zip(KINDS, tables, strict=True):
+            changed = self._catalogue.replace(kind, fields)
+            if kind == "workers":
+                self._touched |= changed
 
     async def _read_leases(self) -> None:
-        names = list(self._members)
+        names = list(self._catalogue.workers)
         async with self._client.pipeline(transaction=False) as pipe:
             for name in names:
                 pipe.get(self._keys.lease(name))
@@ -192,6 +198,7 @@ class RegistryReader:
         if known is not None and known[0].incarnation == lease.incarnation:
             heard_s = max(heard_s, known[1])
         self._leases[name] = (lease, heard_s)
+        self._touched.add(name)
 
     # --- following ----------------------------------------------------------------------------------------------------
 
@@ -199,7 +206,7 @@ class RegistryReader:
         """Apply changes until everything should be read again: after a while, a gap, a reset or an odd silence."""
         until = asyncio.get_running_loop().time() + FULL_READ_S
         while True:
-            entries = await read_streams(self._tail, self._positions, block_s=BEAT_S)
+            entries = await read_streams(self._tail, self._positions, block_s=BEAT_S, count=_BATCH)
             now = self._touch()
             in_order = all(self._apply(entry, now) for entry in entries)
             self._renew(stale=self._snapshot.stale)
@@ -220,28 +227,21 @@ class RegistryReader:
     def _apply_lease(self, fields: Mapping[bytes, bytes], now: float) -> None:
         name = fields.get(b"worker", b"").decode(errors="replace")
         value = fields.get(b"lease", b"")
+        self._touched.add(name)
         if not value:
             self._leases.pop(name, None)
         elif (lease := self._records.read(Lease, name, value)) is not None:
             self._leases[name] = (lease, now)
 
     def _apply_change(self, fields: Mapping[bytes, bytes]) -> bool:
-        kind, name = fields.get(b"kind", b""), fields.get(b"name", b"").decode(errors="replace")
-        if fields.get(b"nonce") != self._nonce or kind == b"reset":
+        kind = fields.get(b"kind", b"").decode(errors="replace")
+        if fields.get(b"nonce") != self._nonce or kind == "reset":
             return False
-        value = fields.get(b"value", b"")
-        if kind == b"models":
-            self._update(self._models, ModelRecord, name, value)
-        elif kind == b"workers":
-            self._update(self._members, WorkerRecord, name, value)
+        name = fields.get(b"name", b"").decode(errors="replace")
+        self._catalogue.update(kind, name, fields.get(b"value", b""))
+        if kind == "workers":
+            self._touched.add(name)
         return True
-
-    def _update(self, records: dict[str, Any], kind: Any, name: str, value: bytes) -> None:
-        record = self._records.read(kind, name, value) if value else None
-        if record is None:
-            records.pop(name, None)
-        else:
-            records[name] = record
 
     # --- telling ------------------------------------------------------------------------------------------------------
 
@@ -251,27 +251,42 @@ class RegistryReader:
         away_s = now - self._contact_s if self._contact_s is not None else 0.0
         if away_s > _QUIET_S:
             self._leases = {name: (lease, heard_s + away_s) for name, (lease, heard_s) in self._leases.items()}
+            self._believed_s += away_s
+            self._touched |= self._leases.keys()
         self._contact_s = now
         return now
 
     def _renew(self, *, stale: bool) -> None:
         now = self._contact_s or 0.0
-        self._leases = {name: lease for name, lease in self._leases.items() if now - lease[1] <= LEASE_S}
-        workers = {}
-        for name, record in self._members.items():
-            lease, heard_s = self._leases.get(name, (None, 0.0))
-            workers[name] = Worker(name, record, lease, heard_s)
-        aliases = {(model.task, alias): model.name for model in self._models.values() for alias in model.aliases}
+        for name in [name for name, (_, heard_s) in self._leases.items() if now - heard_s > LEASE_S]:
+            del self._leases[name]
+            self._touched.add(name)
+        for name in self._touched:
+            self._enter(name)
+        self._touched = set()
+        workers, index = self._roster.freeze()
+        catalogue = self._catalogue
         self._publish(
             Snapshot(
                 epoch=self._epoch,
-                models=MappingProxyType(dict(self._models)),
-                workers=MappingProxyType(workers),
+                models=catalogue.models,
+                workers=workers,
                 stale=stale,
                 contact_s=now,
-                aliases=MappingProxyType(aliases),
+                aliases=catalogue.aliases,
+                pools=catalogue.pools,
+                want=catalogue.want,
+                index=index,
             )
         )
+
+    def _enter(self, name: str) -> None:
+        record = self._catalogue.workers.get(name)
+        if record is None:
+            self._roster.remove(name)
+        else:
+            lease, heard_s = self._leases.get(name, (None, 0.0))
+            self._roster.put(Worker(name, record, lease, heard_s))
 
     def _publish(self, snapshot: Snapshot) -> None:
         self._snapshot = replace(snapshot, version=self._snapshot.version + 1)

@@ -1,73 +1,91 @@
-"""The operator's part of the registry: catalogue and membership, kept true."""
+"""The operator's part of the registry: catalogue, membership and placement, kept true."""
 
 import asyncio
 import contextlib
 import logging
 import time
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import redis.asyncio as redis
 from redis.exceptions import RedisError
 
 from antiphon.contracts.errors import AntiphonError, Reason
-from antiphon.registry.client import open_client, read_streams
+from antiphon.registry.catalogue import KINDS
+from antiphon.registry.client import Connect, open_client, read_streams
 from antiphon.registry.keys import BEAT_S, STREAM_ENTRIES, Keys
-from antiphon.registry.records import FORMAT, Lease, ModelRecord, Record, RecordReader, WorkerRecord
+from antiphon.registry.records import FORMAT, Lease, ModelRecord, PoolRecord, Record, RecordReader, Want, WorkerRecord
 
 FORGET_S = 60.0
 """An adopted worker that was silent for so long is no member any more."""
 
 logger = logging.getLogger(__name__)
 
-# KEYS: meta, models, workers, changes. ARGV: nonce, floor, format, entries to keep, then (kind, name, value)s.
+_HASHES = "local hashes = {" + ", ".join(f"{kind} = KEYS[{at}]" for at, kind in enumerate(KINDS, 3)) + "}\n"
+
+# KEYS: meta, changes, then one hash a kind. ARGV: nonce, floor, format, entries to keep, then (kind, name, value)s.
 # Claims the registry under a new epoch, and replaces all that stood there. Returns the epoch.
-_CLAIM = """
-local epoch = math.max(tonumber(redis.call('HGET', KEYS[1], 'epoch') or '0'), tonumber(ARGV[2])) + 1
-redis.call('DEL', KEYS[2], KEYS[3])
+_CLAIM = (
+    _HASHES
+    + """
+local epoch = math.max(tonumber(redis.call('HGET', KEYS[1], 'epoch') or '0') or 0, tonumber(ARGV[2])) + 1
+for _, key in pairs(hashes) do redis.call('DEL', key) end
 redis.call('HSET', KEYS[1], 'nonce', ARGV[1], 'epoch', string.format('%.0f', epoch), 'format', ARGV[3])
-for i = 5, #ARGV, 3 do
-  redis.call('HSET', ARGV[i] == 'models' and KEYS[2] or KEYS[3], ARGV[i + 1], ARGV[i + 2])
-end
-redis.call('XADD', KEYS[4], 'MAXLEN', '~', ARGV[4], '0-*', 'nonce', ARGV[1], 'kind', 'reset', 'name', '', 'value', '')
+for i = 5, #ARGV, 3 do redis.call('HSET', hashes[ARGV[i]], ARGV[i + 1], ARGV[i + 2]) end
+redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[4], '0-*', 'nonce', ARGV[1], 'kind', 'reset', 'name', '', 'value', '')
 return string.format('%.0f', epoch)
 """
+)
 
 # As above, with our epoch in place of the floor. Returns 'deposed', 'lost' (it came back empty) or 'written'.
-_WRITE = """
-local epoch = tonumber(redis.call('HGET', KEYS[1], 'epoch') or '0')
+_WRITE = (
+    _HASHES
+    + """
+local epoch = tonumber(redis.call('HGET', KEYS[1], 'epoch') or '0') or 0
 if epoch > tonumber(ARGV[2]) then return 'deposed' end
 if redis.call('HGET', KEYS[1], 'nonce') ~= ARGV[1] then return 'lost' end
 for i = 5, #ARGV, 3 do
-  local key = ARGV[i] == 'models' and KEYS[2] or KEYS[3]
+  local key = hashes[ARGV[i]]
   if ARGV[i + 2] == '' then redis.call('HDEL', key, ARGV[i + 1])
   else redis.call('HSET', key, ARGV[i + 1], ARGV[i + 2]) end
-  redis.call('XADD', KEYS[4], 'MAXLEN', '~', ARGV[4], '0-*',
+  redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[4], '0-*',
     'nonce', ARGV[1], 'kind', ARGV[i], 'name', ARGV[i + 1], 'value', ARGV[i + 2])
 end
 return 'written'
 """
+)
 
 _Contents = dict[tuple[str, str], str]
+Place = Callable[[Lease], Want]
+"""What a worker that says this of itself should hold."""
 
 
 class RegistryWriter:
-    """Says what is in the catalogue and who is a member; `run` makes the registry agree, again and again.
+    """Says what is in the catalogue, who is a member and what each should hold; `run` keeps the registry in agreement.
 
     Args:
         redis_url: The registry.
         namespace: Of its keys.
         adopt: Makes every worker that announces itself a member of a pool of this name: for a registry without an
             operator, where nobody else knows the workers. None: only `put_worker` makes members.
+        place: What an adopted worker should hold; asked at each of its beats. None: nothing is said of it.
         epoch_floor: The epoch is higher than this and than any that stands in the registry. None: the wall clock's
             seconds, so that a writer that starts beside a registry that was emptied is still believed.
+        connect: Opens its clients.
     """
 
     def __init__(
-        self, redis_url: str, namespace: str, *, adopt: str | None = None, epoch_floor: int | None = None
+        self,
+        redis_url: str,
+        namespace: str,
+        *,
+        adopt: str | None = None,
+        place: Place | None = None,
+        epoch_floor: int | None = None,
+        connect: Connect = open_client,
     ) -> None:
-        self._client: redis.Redis = open_client(redis_url)
-        self._tail: redis.Redis = open_client(redis_url, block_s=BEAT_S)
+        self._client: redis.Redis = connect(redis_url, namespace=namespace)
+        self._tail: redis.Redis = connect(redis_url, namespace=namespace, block_s=BEAT_S)
         self._keys = Keys(namespace)
         self._floor = int(time.time()) if epoch_floor is None else epoch_floor
         self._nonce = ""
@@ -77,6 +95,7 @@ class RegistryWriter:
         self._changed = asyncio.Event()
         self._reach = ""
         self._adopt = adopt
+        self._place = place
         self._heard_s: dict[str, float] = {}
         self._reader = RecordReader()
 
@@ -87,23 +106,38 @@ class RegistryWriter:
 
     def set_models(self, models: Iterable[ModelRecord]) -> None:
         """Make these the whole catalogue. Never blocks."""
-        for key in [key for key in self._desired if key[0] == "models"]:
-            del self._desired[key]
-        for model in models:
-            self._put("models", model.name, model)
+        self._replace("models", {model.name: model for model in models})
+
+    def set_pools(self, pools: Mapping[str, PoolRecord]) -> None:
+        """Make these all of the pools. Never blocks."""
+        self._replace("pools", pools)
 
     def put_worker(self, worker: str, record: WorkerRecord) -> None:
         """Make it a member, or change what is said of it. Never blocks."""
         self._put("workers", worker, record)
 
     def remove_worker(self, worker: str) -> None:
-        """Make it no member any more. Never blocks."""
-        self._desired.pop(("workers", worker), None)
+        """Make it no member any more, and forget what it should hold. Never blocks."""
+        for kind in ("workers", "want"):
+            self._desired.pop((kind, worker), None)
+        self._changed.set()
+
+    def put_want(self, worker: str, want: Want) -> None:
+        """Say what it should hold. Never blocks."""
+        self._put("want", worker, want)
+
+    def _replace(self, kind: str, records: Mapping[str, Record]) -> None:
+        for key in [key for key in self._desired if key[0] == kind and key[1] not in records]:
+            del self._desired[key]
+        for name, record in records.items():
+            self._put(kind, name, record)
         self._changed.set()
 
     def _put(self, kind: str, name: str, record: Record) -> None:
-        self._desired[kind, name] = record.model_dump_json()
-        self._changed.set()
+        value = record.model_dump_json()
+        if self._desired.get((kind, name)) != value:
+            self._desired[kind, name] = value
+            self._changed.set()
 
     async def run(self) -> None:
         """Keep the registry true until cancelled; what stands there then stays.
@@ -163,7 +197,7 @@ class RegistryWriter:
         logger.info("registry claimed", extra={"epoch": self._epoch, "records": len(desired)})
 
     async def _script(self, script: str, epoch: str, contents: Mapping[tuple[str, str], str]) -> bytes:
-        keys = (self._keys.meta, self._keys.models, self._keys.workers, self._keys.changes)
+        keys = (self._keys.meta, self._keys.changes, *map(self._keys.hash, KINDS))
         records = [part for (kind, name), value in contents.items() for part in (kind, name, value)]
         answer: bytes = await self._client.eval(
             script, len(keys), *keys, self._nonce, epoch, str(FORMAT), str(STREAM_ENTRIES), *records
@@ -203,9 +237,9 @@ class RegistryWriter:
         if lease is None or not lease.address:
             return
         self._heard_s[worker] = asyncio.get_running_loop().time()
-        record = WorkerRecord(address=lease.address, pool=pool)
-        if self._desired.get(("workers", worker)) != record.model_dump_json():
-            self.put_worker(worker, record)
+        self.put_worker(worker, WorkerRecord(address=lease.address, pool=pool))
+        if self._place is not None:
+            self.put_want(worker, self._place(lease))
 
     def _forget(self) -> None:
         now = asyncio.get_running_loop().time()
