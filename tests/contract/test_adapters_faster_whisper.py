@@ -4,6 +4,7 @@ import asyncio
 import json
 import re
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 
 from antiphon.adapters.asr import faster_whisper
-from antiphon.adapters.asr.faster_whisper import FasterWhisperAsr
+from antiphon.adapters.asr.faster_whisper import FasterWhisperAsr, repeated_words
 from antiphon.adapters.weights import resolve
 from antiphon.audio.pcm import Samples
 from antiphon.contracts.adapters import HearingRequest, Hypothesis
@@ -75,6 +76,38 @@ def test_people_are_understood_and_nothing_is_heard_twice(tiny: FasterWhisperAsr
     assert jiwer.wer(truth, heard) <= 0.15
     twice = [text for text, true in zip(heard, truth, strict=True) if len(text.split()) > 1.5 * len(true.split())]
     assert not twice
+
+
+def test_one_or_two_words_are_heard_once(tiny: FasterWhisperAsr) -> None:
+    said = require_recordings(most_words=2)
+    assert len(said) > 200
+    with ThreadPoolExecutor(2) as pool:
+        heard = pool.map(lambda one: hear(tiny, one.samples(RATE_HZ)).text, said)
+        twice = {one.name: text for one, text in zip(said, heard, strict=True) if repeated_words(text)}
+    assert not twice
+
+
+def test_what_people_do_say_again_is_heard_again(tiny: FasterWhisperAsr) -> None:
+    pause = np.zeros(RATE_HZ // 5, dtype=np.float32)
+    five = prompt("digits/5")
+    assert re.findall(r"5|five", hear(tiny, np.concatenate([five, pause] * 3)).text.lower()) == ["5"] * 3
+
+
+@pytest.mark.parametrize(
+    ("text", "repeated"),
+    [
+        ("", 0),
+        ("Removed.", 0),
+        ("removed removed remove", 0),
+        ("Added. Added, added", 3),
+        ("Bluetooth Mobile Bluetooth Mobile Bluetooth", 5),
+        ("I said no no", 2),
+        ("It isn't, it isn't.", 4),
+        ("one two one three", 0),
+    ],
+)
+def test_words_that_come_again_are_counted(text: str, repeated: int) -> None:
+    assert repeated_words(text) == repeated
 
 
 def test_short_speech_pays_for_a_short_window(tiny: FasterWhisperAsr, contexts: list[int]) -> None:
