@@ -135,6 +135,25 @@ async def test_it_falls_silent_when_the_user_is_heard_and_says_how_much_was() ->
         assert session.speaker.end_s <= session.now_s
 
 
+async def test_a_long_session_keeps_the_newest_events_and_tells_all_of_them() -> None:
+    begun = asyncio.Event()
+
+    async def talkative(socket: web.WebSocketResponse) -> None:
+        await begun.wait()
+        for number in range(20):
+            await socket.send_json({"type": "antiphon.limit", "number": number})
+
+    async with serving(ScriptedServer(talkative).handle) as url, connect(url, most_events=5) as session:
+        begun.set()
+        numbers = []
+        async for event in session.follow(since=1):
+            numbers.append(event.body["number"])
+            if numbers[-1] == 19:
+                break
+        assert numbers[-5:] == [15, 16, 17, 18, 19] and numbers == sorted(set(numbers))
+        assert [event.body["number"] for event in session.events] == [15, 16, 17, 18, 19]
+
+
 async def test_an_event_that_does_not_come_is_named() -> None:
     async with serving(ScriptedServer(nothing).handle) as url, connect(url) as session:
         with pytest.raises(AntiphonError, match="response.done") as late:

@@ -55,6 +55,15 @@ def test_a_reply_sounds_piece_after_piece_and_waits_for_late_ones() -> None:
     assert len(speaker.recording()) == pytest.approx(2.1 * RATE_HZ, abs=2)
 
 
+def test_a_speaker_that_keeps_nothing_remembers_the_last_two_items() -> None:
+    speaker = Speaker(RATE_HZ, keeps=False)
+    for number, item in enumerate("abc"):
+        speaker.play(item, tone(0.1), now_s=float(number))
+        speaker.play(item, tone(0.1), now_s=float(number))
+    assert [speaker.heard_ms(item) for item in "abc"] == [0, 200, 200]
+    assert speaker.drop(now_s=2.15) == ("c", 150)
+
+
 def test_what_has_not_sounded_is_dropped() -> None:
     speaker = Speaker(RATE_HZ)
     speaker.play("a", tone(0.1), now_s=1.0)

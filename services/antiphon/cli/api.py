@@ -1,5 +1,6 @@
 """The HTTP side of a server, as its command line uses it: OpenAI's audio API."""
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -50,7 +51,11 @@ class Server:
             AntiphonError: When the file cannot be read, or with the server's own sentence.
         """
         form = aiohttp.FormData({"model": "default", **options, "response_format": format})
-        form.add_field("file", _content(file), filename=file.name if isinstance(file, Path) else "speech.wav")
+        form.add_field(
+            "file",
+            await asyncio.to_thread(_content, file),
+            filename=file.name if isinstance(file, Path) else "speech.wav",
+        )
         async with self._post("/audio/transcriptions", data=form) as response:
             return await response.text()
 

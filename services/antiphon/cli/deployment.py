@@ -84,8 +84,12 @@ class Deployment:
         Raises:
             AntiphonError: When a model cannot be loaded, or the orchestrator does not come up.
         """
-        async with asyncio.timeout(_START_S):
-            await self._listening.wait()
+        try:
+            async with asyncio.timeout(_START_S):
+                await self._listening.wait()
+        except TimeoutError:
+            message = f"The orchestrator did not listen within {_START_S:.0f} s: its log says where it stands."
+            raise AntiphonError(Reason.TIMEOUT, message) from None
         await self.loaded()
         await self._answers()
         for child in self.children:

@@ -42,7 +42,7 @@ Key = Annotated[str, typer.Option(help="API key, where the server wants one.", e
 DataDir = Annotated[Path, typer.Option(help="Where models, logs and notes are kept.", envvar="ANTIPHON_DATA_DIR")]
 Redis = Annotated[str | None, typer.Option(help="The registry, as redis://host:port/0. Default: a private one.")]
 Host = Annotated[str | None, typer.Option(help="Address to listen on; beyond this machine it needs API keys.")]
-Port = Annotated[int | None, typer.Option(help="Port to listen on. Default: 8080; 0: any free one.")]
+Port = Annotated[int | None, typer.Option(min=0, max=65_535, help="Port to listen on. Default: 8080; 0: any free one.")]
 Config = Annotated[
     Path | None, typer.Option(help="YAML file of assistants, models and aliases; docs/examples holds some.")
 ]

@@ -69,10 +69,16 @@ class Played:
 
 
 class Speaker:
-    """Plays a reply as it comes, each piece after the last; `drop` throws away what has not sounded."""
+    """Plays a reply as it comes, each piece after the last; `drop` throws away what has not sounded.
 
-    def __init__(self, rate_hz: int) -> None:
+    Args:
+        rate_hz: Of the samples.
+        keeps: Whether all that sounded is kept, for `recording`; else the last two items.
+    """
+
+    def __init__(self, rate_hz: int, *, keeps: bool = True) -> None:
         self.rate_hz = rate_hz
+        self._keeps = keeps
         self._played: list[Played] = []
 
     @property
@@ -82,6 +88,9 @@ class Speaker:
 
     def play(self, item_id: str, samples: Samples, now_s: float) -> None:
         """Queue a piece that came at `now_s`: it sounds at once, or after what is queued."""
+        if not self._keeps and self._played and self._played[-1].item_id != item_id:
+            last = self._played[-1].item_id
+            self._played = [piece for piece in self._played if piece.item_id == last]
         if len(samples):
             self._played.append(Played(item_id, max(now_s, self.end_s), samples))
 
@@ -107,7 +116,7 @@ class Speaker:
         return [piece for piece in self._played if item_id in (None, piece.item_id)]
 
     def recording(self) -> Samples:
-        """All that sounded, from the session's start, with its silences."""
+        """All that was kept, from the session's start, with its silences."""
         tape = np.zeros(round(self.end_s * self.rate_hz) + 1, dtype=np.float32)
         for piece in self._played:
             start = round(piece.start_s * self.rate_hz)

@@ -5,7 +5,7 @@ import base64
 import json
 import struct
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlencode
@@ -44,8 +44,18 @@ class RealtimeSession:
     Made by `connect`. The speaker falls silent at `speech_started`, and says so to the server, as stock clients do.
     """
 
-    def __init__(self, socket: aiohttp.ClientWebSocketResponse, speaker: Speaker, *, extension: bool = False) -> None:
+    def __init__(
+        self,
+        socket: aiohttp.ClientWebSocketResponse,
+        speaker: Speaker,
+        *,
+        extension: bool = False,
+        most_events: int | None = None,
+    ) -> None:
         self.events: list[Received] = []
+        """All that came; with `most_events`, only so many of the newest."""
+        self._most_events = most_events
+        self._forgotten = 0
         self.microphone = Microphone(RATE_HZ)
         self.speaker = speaker
         self._socket = socket
@@ -91,10 +101,14 @@ class RealtimeSession:
         await self.send({"type": "response.create"})
 
     async def follow(self, since: int = 0) -> AsyncIterator[Received]:
-        """Every event from number `since` on, as it comes. Raises `AntiphonError` when the server ends the session."""
+        """Every event from number `since` on, as it comes; who is too slow misses those that are no longer kept.
+
+        Raises `AntiphonError` when the server ends the session.
+        """
         while True:
-            while since < len(self.events):
-                yield self.events[since]
+            while since < self._forgotten + len(self.events):
+                since = max(since, self._forgotten)
+                yield self.events[since - self._forgotten]
                 since += 1
             if self._ended is not None:
                 raise self._ended
@@ -165,8 +179,7 @@ class RealtimeSession:
             self._reply_item = body["item"]["id"]
         elif event.type == "input_audio_buffer.speech_started":
             await self._yield_to_user()
-        self.events.append(event)
-        self._arrived.set()
+        self._keep(event)
 
     def _take_binary(self, message: bytes) -> None:
         _, kind, _, generation, position = HEADER.unpack_from(message)
@@ -174,7 +187,13 @@ class RealtimeSession:
             return
         self._play(self._reply_item, message[HEADER.size :])
         body = {"item_id": self._reply_item, "generation": generation, "position_samples": position}
-        self.events.append(Received(self.now_s, "response.output_audio.delta", body))
+        self._keep(Received(self.now_s, "response.output_audio.delta", body))
+
+    def _keep(self, event: Received) -> None:
+        self.events.append(event)
+        if self._most_events is not None and len(self.events) > self._most_events:
+            del self.events[0]
+            self._forgotten += 1
         self._arrived.set()
 
     def _play(self, item_id: str, pcm: bytes) -> None:
@@ -197,6 +216,7 @@ async def connect(
     extension: bool = False,
     session: Mapping[str, Any] | None = None,
     speaker: Speaker | None = None,
+    most_events: int | None = None,
 ) -> AsyncIterator[RealtimeSession]:
     """An open session, whose events are taken in until the block ends.
 
@@ -207,6 +227,7 @@ async def connect(
         extension: Speak `antiphon.v1` beside plain Realtime.
         session: Settings for a `session.update` to begin with.
         speaker: What plays the reply; one that only keeps it, unless given.
+        most_events: How many events are kept; None: all, for a session of minutes that is looked at afterwards.
 
     Raises:
         AntiphonError: With a sentence that says what to do, when the server cannot be reached or refuses.
@@ -221,16 +242,19 @@ async def connect(
             raise _refused(error.status, url) from None
         except (aiohttp.ClientError, OSError) as error:
             raise unreachable(url) from error
-        client = RealtimeSession(socket, speaker or Speaker(RATE_HZ), extension=extension)
+        client = RealtimeSession(socket, speaker or Speaker(RATE_HZ), extension=extension, most_events=most_events)
         receiving = asyncio.create_task(client.receive(), name="receive")
         try:
             await client.begin(session)
             yield client
         finally:
-            async with asyncio.timeout(_CLOSE_S):
-                await socket.close()
-            receiving.cancel()
-            await asyncio.gather(receiving, return_exceptions=True)
+            try:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(_CLOSE_S):
+                        await socket.close()
+            finally:
+                receiving.cancel()
+                await asyncio.wait((receiving,))
 
 
 def api_base(url: str) -> str:

@@ -22,19 +22,19 @@ _DEVICE_S = 0.2
 class Loudspeaker(Speaker):
     """A speaker that sounds. Its device pulls what is queued; `drop` empties the queue."""
 
-    def __init__(self) -> None:
-        super().__init__(RATE_HZ)
+    def __init__(self, *, keeps: bool = False) -> None:
+        super().__init__(RATE_HZ, keeps=keeps)
         self._queue = bytearray()
 
     @classmethod
     @contextmanager
-    def opened(cls) -> "Iterator[Loudspeaker]":
-        """A loudspeaker that plays until the block ends.
+    def opened(cls, *, keeps: bool = False) -> "Iterator[Loudspeaker]":
+        """A loudspeaker that plays until the block ends; `keeps`: all that sounded.
 
         Raises:
             AntiphonError: When this machine has none, or the extra `microphone` is not installed.
         """
-        loudspeaker = cls()
+        loudspeaker = cls(keeps=keeps)
         with _device("RawOutputStream", callback=loudspeaker._pull):
             yield loudspeaker
 

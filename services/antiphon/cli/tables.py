@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 from rich.console import Console
@@ -61,7 +62,7 @@ def worker_rows(snapshot: Snapshot) -> list[Row]:
 
 
 async def show(where: Running, rows: Callable[[Snapshot], list[Row]], *, watch: bool, as_json: bool) -> None:
-    """Print the rows once, or again at every change until interrupted.
+    """Print the rows once, or again at every change until interrupted (JSON: a line each).
 
     Raises:
         AntiphonError: NO_WORKER when the registry does not answer.
@@ -70,18 +71,28 @@ async def show(where: Running, rows: Callable[[Snapshot], list[Row]], *, watch: 
     following = asyncio.create_task(reader.run(), name="registry-reader")
     try:
         snapshot = await _first(reader, where)
-        if as_json:
+        if watch:
+            await _watch(reader, snapshot, rows, as_json=as_json)
+        elif as_json:
             print(json.dumps(rows(snapshot), indent=2))
-        elif not watch:
-            Console().print(_table(rows(snapshot)))
         else:
-            with Live(_table(rows(snapshot)), auto_refresh=False) as live:
-                while True:
-                    snapshot = await reader.changed(snapshot.version)
-                    live.update(_table(rows(snapshot)), refresh=True)
+            Console().print(_table(rows(snapshot)))
     finally:
         following.cancel()
         await asyncio.gather(following, return_exceptions=True)
+
+
+async def _watch(
+    reader: RegistryReader, snapshot: Snapshot, rows: Callable[[Snapshot], list[Row]], *, as_json: bool
+) -> None:
+    """The rows at every change: a table in place, or a line of JSON each time. Ends when cancelled."""
+    with nullcontext() if as_json else Live(auto_refresh=False) as live:
+        while True:
+            if live is None:
+                print(json.dumps(rows(snapshot)), flush=True)
+            else:
+                live.update(_table(rows(snapshot)), refresh=True)
+            snapshot = await reader.changed(snapshot.version)
 
 
 async def _first(reader: RegistryReader, where: Running) -> Snapshot:

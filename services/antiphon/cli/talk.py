@@ -17,6 +17,8 @@ from antiphon.cli.sound import Loudspeaker, microphone
 from antiphon.contracts.errors import AntiphonError, Reason
 
 _REPLY_S = 60.0
+_EVENTS = 1000
+"""Kept of a conversation that may last for hours; they are printed as they come."""
 _HEARD = "conversation.item.input_audio_transcription.completed"
 
 
@@ -26,12 +28,14 @@ async def talk(server: Server, *, assistant: str, input: Path | None, output: Pa
     Raises:
         AntiphonError: When the server refuses or fails, a file cannot be read, or there is no sound device.
     """
-    samples = None if input is None else read_audio(input, RATE_HZ)
+    if input is not None and text is not None:
+        raise AntiphonError(Reason.INVALID_REQUEST, "A turn is spoken or typed: give --input or --text, not both.")
+    samples = None if input is None else await asyncio.to_thread(read_audio, input, RATE_HZ)
     async with AsyncExitStack() as stack:
         aloud = input is None and text is None
-        loudspeaker = stack.enter_context(Loudspeaker.opened()) if aloud else None
+        loudspeaker = stack.enter_context(Loudspeaker.opened(keeps=output is not None)) if aloud else None
         session = await stack.enter_async_context(
-            connect(server.url, key=server.key, assistant=assistant, speaker=loudspeaker)
+            connect(server.url, key=server.key, assistant=assistant, speaker=loudspeaker, most_events=_EVENTS)
         )
         console = Console()
         await stack.enter_async_context(_beside(_print_transcripts(session, console), "transcripts"))
