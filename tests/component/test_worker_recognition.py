@@ -37,6 +37,19 @@ async def test_hears_an_utterance_with_partials_a_speculative_final_and_word_tim
     assert final.transcript.words[-1].end_samples == pytest.approx(RATE_HZ, abs=RATE_HZ // 20)
 
 
+async def test_no_partial_begins_when_the_speaker_falls_silent() -> None:
+    async with running(ears(texts=(TEXT,), ms_per_word=200)) as (_, channel):
+        listening = await Listening(channel, partials=True).begin()
+        await listening.push(300, level=0.3)
+        await listening.push(300, level=0.001)
+        await listening.pause(1)
+        assert (await listening.read()).speculative.transcript.text == TEXT
+        await listening.push(20, level=0.3)
+        assert (await listening.read()).partial.text, "and it comes when the speaker goes on"
+        await listening.end()
+        assert (await listening.read()).final.transcript.text == TEXT
+
+
 async def test_an_end_right_after_a_pause_computes_nothing_again() -> None:
     async with running(ears(texts=(TEXT,), fail_after_calls=1)) as (_, channel):
         listening = await Listening(channel).begin()

@@ -130,8 +130,8 @@ class Listening:
         await self.call.write(asr.RecognizeRequest(config=self.config))
         return self
 
-    async def push(self, ms: int) -> None:
-        pcm = bytes(2 * self.config.sample_rate_hz * ms // 1000)
+    async def push(self, ms: int, level: float = 0.0) -> None:
+        pcm = np.full(self.config.sample_rate_hz * ms // 1000, level * 32767, "<i2").tobytes()
         await self.call.write(asr.RecognizeRequest(audio=asr.AudioInput(pcm=pcm)))
 
     async def pause(self, pause_id: int, silence_ms: int = 200) -> None:

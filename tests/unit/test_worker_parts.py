@@ -6,6 +6,7 @@ import logging
 import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
 from pydantic import ValidationError
@@ -17,6 +18,7 @@ from antiphon.telemetry.tracing import extract, inject
 from antiphon.worker.config import WorkerConfig
 from antiphon.worker.executor import Executor
 from antiphon.worker.faults import engine_fault, told
+from antiphon.worker.quiet import Quiet
 from antiphon.worker.recognition import end_of_turn_probability
 from antiphon.worker.speech import estimated_words
 from antiphon.worker.streams import REMEMBER_MOST, REMEMBER_S, Streams, checked_id
@@ -173,3 +175,18 @@ def test_a_trace_context_survives_the_metadata() -> None:
         assert ("traceparent", parent) in inject((("authorization", "x"),))
     finally:
         context.detach(token)
+
+
+def test_a_speaker_is_quiet_only_after_having_been_loud() -> None:
+    def frame(level: float) -> bytes:
+        return np.full(320, level * 32767, "<i2").tobytes()
+
+    quiet = Quiet(16_000)
+    seen = []
+    for level in (0.0, 0.001, 0.2, 0.05, 0.015, 0.1):
+        quiet.hear(frame(level))
+        seen.append(quiet.now)
+    assert seen == [False, False, False, False, True, False]
+    quiet.hear(frame(0.2) + frame(0.001))
+    quiet.hear(b"")
+    assert quiet.now, "only the newest 20 ms count, and nothing new changes nothing"

@@ -19,6 +19,7 @@ from antiphon.worker.executor import Executor
 from antiphon.worker.faults import engine_fault
 from antiphon.worker.loading import LoadedModel
 from antiphon.worker.models import ModelManager
+from antiphon.worker.quiet import Quiet
 from antiphon.worker.streams import checked_id
 
 PARTIAL_MS = 400
@@ -99,6 +100,7 @@ class Recognition:
         self._changed = asyncio.Event()
         self._pending = bytearray()  # bounded by max_utterance_s
         self._received_samples = 0
+        self._quiet = Quiet(order.rate_hz)
         self._pause: pb.Pause | None = None
         self._ended_at: float | None = None
         self._ear: AsrStream | None = None
@@ -163,6 +165,7 @@ class Recognition:
                 f"One utterance has at most {self._max_utterance_s:g} s: end it at a pause, and open another stream.",
             )
         self._pending += pcm
+        self._quiet.hear(pcm)
         self._changed.set()
 
     def _end(self) -> None:
@@ -212,8 +215,12 @@ class Recognition:
                 await self._changed.wait()
 
     def _wants_partial(self) -> bool:
-        """Partials never queue: they wait for a free thread, so that they delay nobody's final."""
-        if not self.order.partials or not self._hops.has_free_thread:
+        """Partials never queue: they wait for a free thread, so that they delay nobody's final.
+
+        Nor do they begin when the speaker seems to fall silent: a pause is then about to come, and an engine that hears
+        a partial cannot answer it.
+        """
+        if not self.order.partials or not self._hops.has_free_thread or self._quiet.now:
             return False
         new_samples = self._received_samples - self._partial_samples
         return new_samples * 1000 >= PARTIAL_MS * self.order.rate_hz
