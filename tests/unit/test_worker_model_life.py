@@ -1,4 +1,4 @@
-"""Random sequences of load, unload, stream, pause, stop and evict break no invariant of the model manager."""
+"""Random sequences of load, unload, place, stream, pause, stop and evict break no invariant of the model manager."""
 
 import asyncio
 import uuid
@@ -20,6 +20,7 @@ from antiphon.contracts.v1 import synthesis_pb2 as pb
 from antiphon.telemetry.metrics import WorkerMetrics
 from antiphon.worker.loading import LoadedModel, PreparedModel
 from antiphon.worker.models import ModelManager
+from antiphon.worker.slots import CatalogueEntry
 from antiphon.worker.synthesis import Synthesis, SynthesisOrder
 
 pytestmark = [pytest.mark.unit, pytest.mark.timeout(120)]
@@ -45,6 +46,13 @@ SPECS = tuple(
     )
 )
 NAMES = st.sampled_from([spec.name for spec in SPECS])
+ENTRIES = st.builds(
+    CatalogueEntry,
+    st.sampled_from(SPECS),
+    digest=st.just(""),
+    stay=st.sampled_from(["held", "preloaded", "cached"]),
+    may_load=st.booleans(),
+)
 
 
 class FakeEngine:
@@ -227,6 +235,13 @@ class ModelLife(RuleBasedStateMachine):
     @rule(name=NAMES)
     def unload(self, name: str) -> None:
         self._ask(lambda: self.manager.unload(name))
+
+    @rule(entries=st.lists(ENTRIES, unique_by=lambda entry: entry.spec.name))
+    def place(self, entries: list[CatalogueEntry]) -> None:
+        async def place() -> None:
+            self.manager.place(entries)
+
+        self._on_loop(place())
 
     @rule(target=callers, name=NAMES, text=st.sampled_from(["", "One. ", "One two three. Four five six. "]))
     def stream(self, name: str, text: str) -> Caller:

@@ -29,9 +29,13 @@ class WorkerConfig(BaseSettings):
     metrics_port: int | None = Field(default=9101, ge=0, le=65535)
     """`/metrics`; 0: any free one, None: none."""
     models: Annotated[tuple[ModelSpec, ...], NoDecode] = ()
-    """What may be loaded: specs, JSON, or the path of a YAML file with a list of them (or a key `models`)."""
+    """What may be loaded: specs, JSON, or the path of a YAML file with a list of them (or a key `models`).
+
+    Given, it is the worker's own catalogue, and nobody places models on it; empty, the registry says what there is
+    and what of it this worker should hold.
+    """
     redis_url: str | None = None
-    """The registry; None: the worker announces itself nowhere."""
+    """The registry; None: the worker announces itself nowhere, and `models` are all that it serves."""
     namespace: str = Field(default="default", min_length=1, max_length=63)
     """Of the registry's keys."""
     token_file: Path | None = None

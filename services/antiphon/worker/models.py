@@ -1,6 +1,6 @@
 """The model manager: who is loaded, who waits, who must go.
 
-Each name of the catalogue has one slot, so a model is never there twice. A stream holds a reference from before its
+Each model of the catalogue has one slot, so it is never there twice. A stream holds a reference from before its
 model is loaded until it has ended: what is referenced is never let go. Memory is reserved before a load and given back
 after the weights are freed, so that the budget holds at every moment in between.
 """
@@ -18,8 +18,9 @@ from antiphon.contracts.errors import AntiphonError, Reason
 from antiphon.contracts.models import ModelSpec
 from antiphon.telemetry.logs import where
 from antiphon.telemetry.metrics import WorkerMetrics
+from antiphon.worker.catalogue import Catalogue, own_entries
 from antiphon.worker.loading import LoadedModel, Loader
-from antiphon.worker.slots import ModelState, ModelView, Slot
+from antiphon.worker.slots import CatalogueEntry, ModelState, ModelView, Slot
 
 UPKEEP_S = 1.0
 BACKOFF_S = (1.0, 60.0)
@@ -32,7 +33,7 @@ class ModelManager:
     """Holds the models of one worker; an async context manager, open while models may be used.
 
     Args:
-        specs: The catalogue: nothing else is ever loaded.
+        specs: The catalogue, until `place` gives another: nothing else is ever loaded.
         loader: Brings models in and out.
         metrics: Where loads and evictions are counted.
         memory_budget_mib: What models may take together; 0: no limit.
@@ -54,8 +55,7 @@ class ModelManager:
         clock: Callable[[], float] = time.monotonic,
         on_change: Callable[[], None] = lambda: None,
     ) -> None:
-        self._slots = {spec.name: Slot(spec) for spec in specs}
-        self._names = {name: slot for slot in self._slots.values() for name in (slot.spec.name, *slot.spec.aliases)}
+        self._slots = Catalogue(own_entries(specs))
         self._loader = loader
         self._metrics = metrics
         self._budget_mib = memory_budget_mib
@@ -76,7 +76,7 @@ class ModelManager:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Wait for what loads, let every model go, and end. Call it when no stream is left."""
-        for slot in self._slots.values():
+        for slot in self._slots:
             self._release(slot, "shutdown")
         await self._tasks.__aexit__(None, None, None)  # an error of the body is no reason to leave a model half closed
 
@@ -85,6 +85,21 @@ class ModelManager:
         while True:
             self.sweep()
             await asyncio.sleep(UPKEEP_S)
+
+    def place(self, entries: Iterable[CatalogueEntry]) -> None:
+        """Make these the whole catalogue, at once.
+
+        What left it is let go when its last stream ends. What is to be held is loaded within the budget, and what is
+        no longer to be held has its idle time before it, as if it had just been used.
+        """
+        held = [slot for slot in self._slots if slot.is_held]
+        left = self._slots.replace(entries)
+        for slot in held:
+            if not slot.is_held:
+                slot.used_at = self._clock()
+        for slot in left:
+            self._release(slot, "catalogue")
+        self.sweep()
 
     # --- use ------------------------------------------------------------------------------------------------------
 
@@ -98,11 +113,11 @@ class ModelManager:
             AntiphonError: MODEL_UNKNOWN; MODEL_LOADING after `load_wait_s`, or while it leaves; LOAD_FAILED with the
                 time until it is tried again; WORKER_FULL when nothing can be evicted for it.
         """
-        slot = self._find(name)
+        slot = self._slots.find(name, digest)
         if slot.spec.task != task:
+            known = self._slots.known(task)
             raise AntiphonError(
-                Reason.MODEL_UNKNOWN,
-                f"Model {name!r} is for {slot.spec.task}, not for {task}: name one of {self._known(task)}.",
+                Reason.MODEL_UNKNOWN, f"Model {name!r} is for {slot.spec.task}, not for {task}: name one of {known}."
             )
         async with self._referenced(slot):
             if slot.spec.memory.per_stream_mib:
@@ -111,48 +126,50 @@ class ModelManager:
 
     async def load(self, name: str, digest: str = "") -> ModelView:
         """Load a model ahead of its first stream; returns when it is warm. Raises as `use` does."""
-        slot = self._find(name)
+        slot = self._slots.find(name, digest)
         async with self._referenced(slot):
             await self._ready(slot, digest)
         return slot.view()
 
-    async def unload(self, name: str) -> ModelView:
+    async def unload(self, name: str, digest: str = "") -> ModelView:
         """Let a model go once its streams have ended; it takes no new ones from now on.
 
         Cancelling the wait does not take it back.
 
         Raises:
-            AntiphonError: MODEL_UNKNOWN; INVALID_REQUEST for a pinned model.
+            AntiphonError: MODEL_UNKNOWN; INVALID_REQUEST for a model that is to be held.
         """
-        slot = self._find(name)
-        if slot.is_pinned:
-            raise AntiphonError(Reason.INVALID_REQUEST, f"Model {name!r} is pinned: change its residency policy first.")
+        slot = self._slots.find(name, digest)
+        if slot.is_held:
+            raise AntiphonError(
+                Reason.INVALID_REQUEST, f"Model {name!r} is to be held here: change its residency policy first."
+            )
         slot.preloaded = True  # it was asked to leave: do not bring it back
         self._release(slot, "unload")
         while slot.state is ModelState.LEAVING:
             await self._changed.wait()
         return slot.view()
 
-    def view(self, name: str) -> ModelView:
+    def view(self, name: str, digest: str = "") -> ModelView:
         """One model as it stands. Raises `AntiphonError(MODEL_UNKNOWN)`."""
-        return self._find(name).view()
+        return self._slots.find(name, digest).view()
 
     def views(self) -> list[ModelView]:
         """Every model of the catalogue as it stands."""
-        return [slot.view() for slot in self._slots.values()]
+        return [slot.view() for slot in self._slots]
 
     async def watch(self) -> AsyncIterator[ModelView]:
         """Every model as it stands, then each change, until cancelled.
 
         A slow reader misses what was overtaken by a later change, never the last word.
         """
-        seen: dict[str, ModelView] = {}
+        seen: dict[Slot, ModelView] = {}
         while True:
             changed = self._changed
-            for slot in self._slots.values():
+            for slot in self._slots:
                 view = slot.view()
-                if seen.get(view.spec.name) != view:
-                    seen[view.spec.name] = view
+                if seen.get(slot) != view:
+                    seen[slot] = view
                     yield view
             await changed.wait()
 
@@ -161,26 +178,14 @@ class ModelManager:
     def sweep(self) -> None:
         """Start the loads that are due, and let go of what was idle for longer than its TTL."""
         now = self._clock()
-        for slot in self._slots.values():
-            policy = slot.spec.residency.policy
-            if slot.state in (ModelState.ABSENT, ModelState.FAILED) and now >= slot.retry_at:
-                if policy == "Pinned" or (policy == "Preload" and not slot.preloaded):
+        for slot in self._slots:
+            due = slot.is_held or (slot.entry.stay == "preloaded" and not slot.preloaded)
+            if slot.state in (ModelState.ABSENT, ModelState.FAILED):
+                if due and not slot.is_gone and now >= slot.retry_at:
                     self._begin_load(slot)
-            elif slot.state is ModelState.WARM and not slot.is_pinned:
+            elif slot.state is ModelState.WARM and not slot.is_held:
                 if now - slot.used_at >= slot.spec.residency.idle_ttl_seconds:
                     self._release(slot, "idle")
-
-    def _find(self, name: str) -> Slot:
-        slot = self._names.get(name)
-        if slot is None:
-            raise AntiphonError(
-                Reason.MODEL_UNKNOWN, f"No model is called {name[:64]!r} here: name one of {self._known()}."
-            )
-        return slot
-
-    def _known(self, task: Task | None = None) -> str:
-        names = [slot.spec.name for slot in self._slots.values() if task in (None, slot.spec.task)]
-        return ", ".join(sorted(names)) or "(none is configured)"
 
     @contextlib.asynccontextmanager
     async def _referenced(self, slot: Slot) -> AsyncIterator[None]:
@@ -201,6 +206,9 @@ class ModelManager:
 
     async def _ready(self, slot: Slot, digest: str) -> LoadedModel:
         while slot.model is None:
+            if slot.loading is None and not slot.may_load:
+                message = f"Model {slot.spec.name!r} is not for this worker: ask another one."
+                raise AntiphonError(Reason.MODEL_UNKNOWN, message)
             await self._wait_for_load(slot, slot.loading or self._begin_load(slot))
         if digest not in ("", slot.model.digest):
             raise AntiphonError(
@@ -290,8 +298,8 @@ class ModelManager:
 
     async def _make_room_locked(self, memory_mib: int, models: int) -> None:
         """Evict the least recently used until so much more fits; nothing at all when it never would."""
-        held = [slot for slot in self._slots.values() if slot.reserved]
-        over_mib = sum(slot.memory_mib for slot in self._slots.values()) + memory_mib - self._budget_mib
+        held = [slot for slot in self._slots if slot.reserved]
+        over_mib = sum(slot.memory_mib for slot in self._slots) + memory_mib - self._budget_mib
         over_count = len(held) + models - self._cap
         victims = []
         for slot in sorted(filter(self._is_evictable, held), key=lambda slot: slot.used_at):
@@ -304,7 +312,7 @@ class ModelManager:
             raise AntiphonError(
                 Reason.WORKER_FULL,
                 f"No room for {memory_mib} MiB in a budget of {self._budget_mib or 'any'} MiB and"
-                f" {self._cap or 'any number of'} models: what is held is in use, pinned or new. Ask another worker.",
+                f" {self._cap or 'any number of'} models: what is there is in use, held or new. Ask another worker.",
                 retry_after_ms=1000,
             )
         closings = [closing for slot in victims if (closing := self._release(slot, "room")) is not None]
@@ -316,7 +324,7 @@ class ModelManager:
 
     def _is_evictable(self, slot: Slot) -> bool:
         held_s = self._clock() - slot.loaded_at
-        return slot.state is ModelState.WARM and not slot.is_pinned and held_s >= slot.spec.residency.minimum_seconds
+        return slot.state is ModelState.WARM and not slot.is_held and held_s >= slot.spec.residency.minimum_seconds
 
     def _release(self, slot: Slot, cause: str) -> asyncio.Task[None] | None:
         """Let a slot's model go: at once when nobody uses it, else when the last stream ends."""
@@ -334,6 +342,7 @@ class ModelManager:
             model, slot.model = slot.model, None
             if model is not None:
                 slot.closing = self._tasks.create_task(self._close(slot, model), name=f"close {slot.spec.name}")
+        self._slots.forget(slot)
         self._note()
 
     async def _close(self, slot: Slot, model: LoadedModel) -> None:
@@ -343,10 +352,11 @@ class ModelManager:
             logger.error("model did not close cleanly", extra={"model": slot.spec.name, "cause": where(error)})
         finally:
             slot.closing, slot.reserved, slot.progress = None, False, 0.0
+            self._slots.forget(slot)
             self._note()
 
     def _note(self) -> None:
-        held = [slot for slot in self._slots.values() if slot.reserved]
+        held = [slot for slot in self._slots if slot.reserved]
         self._metrics.resident.set(len(held))
         self._metrics.resident_mib.set(sum(slot.memory_mib for slot in held))
         changed, self._changed = self._changed, asyncio.Event()

@@ -28,6 +28,7 @@ from antiphon.contracts.v1 import (
     synthesis_pb2_grpc,
 )
 from antiphon.registry.lease import LeaseKeeper
+from antiphon.registry.placement import Placement, PlacementReader
 from antiphon.registry.records import Lease, ResidentModel
 from antiphon.telemetry.logs import configure_logging
 from antiphon.telemetry.metrics import WorkerMetrics, metrics_server
@@ -36,6 +37,7 @@ from antiphon.worker.config import WorkerConfig
 from antiphon.worker.executor import Executor
 from antiphon.worker.loading import EngineLoader, Loader
 from antiphon.worker.models import ModelManager
+from antiphon.worker.placement import placed_entries
 from antiphon.worker.services import Models, SpeechRecognition, SpeechSynthesis
 from antiphon.worker.slots import ModelState
 from antiphon.worker.streams import Streams
@@ -90,6 +92,7 @@ class Worker:
         self._loads = Executor("load", config.load_threads, self.metrics)
         self._loader = loader or EngineLoader(self._loads, config.cache, config.loudness_lufs)
         self._keeper: LeaseKeeper | None = None
+        self._epoch = 0
         self._engines = {entry.name: entry.version for entry in discovery.engines().values()}
         self._must_end = asyncio.Event()
         self._exit = contextlib.AsyncExitStack()
@@ -113,7 +116,7 @@ class Worker:
         return f"{host}:{self.port}"
 
     async def __aenter__(self) -> Self:
-        """Listen, begin to load what is pinned or preloaded, and keep the lease.
+        """Listen, begin to load what is to be held, and keep the lease.
 
         Raises:
             AntiphonError: INVALID_REQUEST when it cannot listen as told.
@@ -176,6 +179,7 @@ class Worker:
             engines=self._engines,
             memory_mib=self.config.memory_budget_mib,
             memory_free_mib=max(0, self.config.memory_budget_mib - used_mib),
+            resident_cap=self.config.resident_cap,
             models=tuple(
                 ResidentModel(
                     name=view.spec.name,
@@ -192,7 +196,16 @@ class Worker:
             first_audio_ms=max((view.first_audio_ms for view in warm), default=0.0),
             real_time_factor=max((view.real_time_factor for view in warm), default=0.0),
             draining=self.streams.draining,
+            epoch=self._epoch,
         )
+
+    def _obey(self, placement: Placement) -> None:
+        entries = placed_entries(placement)
+        held = sum(entry.stay == "held" for entry in entries)
+        logger.info("placed", extra={"epoch": placement.epoch, "models": len(entries), "held": held})
+        self._epoch = placement.epoch
+        self.models.place(entries)
+        self._nudge()
 
     def _nudge(self) -> None:
         if self._keeper is not None:
@@ -235,12 +248,13 @@ class Worker:
     @contextlib.asynccontextmanager
     async def _background(self) -> AsyncIterator[None]:
         tasks = [asyncio.create_task(self.models.run(), name="models")]
-        if self.config.redis_url is not None:
-            keeper = LeaseKeeper(
-                self.config.redis_url, self.config.namespace, self.config.worker_id, self.lease, self.drain
-            )
-            self._keeper = keeper
-            tasks.append(asyncio.create_task(keeper.run(), name="lease"))
+        url, namespace, name = self.config.redis_url, self.config.namespace, self.config.worker_id
+        if url is not None:
+            self._keeper = LeaseKeeper(url, namespace, name, self.lease, self.drain)
+            tasks.append(asyncio.create_task(self._keeper.run(), name="lease"))
+            if not self.config.models:
+                placement = PlacementReader(url, namespace, name, self._obey)
+                tasks.append(asyncio.create_task(placement.run(), name="placement"))
         for task in tasks:
             task.add_done_callback(self._end_on_failure)
         try:

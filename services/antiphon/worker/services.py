@@ -141,10 +141,10 @@ class Models(models_pb2_grpc.ModelsServicer):
         self, request: models_pb2.UnloadModelRequest, context: grpc.aio.ServicerContext
     ) -> models_pb2.ModelStatus:
         """Let a model go; returns when it is gone."""
-        view = self._models.view(request.name)
+        view = self._models.view(request.name, request.digest)
         if request.digest not in ("", view.digest):
             raise AntiphonError(Reason.MODEL_UNKNOWN, f"Model {request.name!r} is not held here under that digest.")
-        return status_of(await self._models.unload(request.name))
+        return status_of(await self._models.unload(request.name, request.digest))
 
     async def WatchModels(  # noqa: N802
         self, request: models_pb2.WatchModelsRequest, context: grpc.aio.ServicerContext

@@ -1,8 +1,9 @@
-"""One name of a worker's catalogue, and where it stands."""
+"""One model of a worker's catalogue, and where it stands."""
 
 import asyncio
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Literal
 
 from antiphon.contracts.adapters import Capabilities
 from antiphon.contracts.errors import AntiphonError
@@ -19,6 +20,37 @@ class ModelState(StrEnum):
     IN_USE = "in_use"
     LEAVING = "leaving"
     FAILED = "failed"
+
+
+Stay = Literal["held", "preloaded", "cached"]
+"""held: loaded, and never let go by the worker itself; preloaded: loaded at start; cached: loaded when asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class CatalogueEntry:
+    """A model that may be asked for, and how it is to be kept."""
+
+    spec: ModelSpec
+    digest: str = ""
+    """Of one revision among several; empty: the model's own."""
+    stay: Stay = "cached"
+    may_load: bool = True
+    """Whether a caller may have it loaded; what is held needs no caller."""
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """What tells it from the others."""
+        return self.spec.name, self.digest
+
+    def loads_like(self, other: "CatalogueEntry") -> bool:
+        """Whether the same weights are loaded in the same way."""
+        one, two = self.spec, other.spec
+        return (one.task, one.engine, one.artifact, one.engine_config) == (
+            two.task,
+            two.engine,
+            two.artifact,
+            two.engine_config,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,9 +71,9 @@ class ModelView:
 
 @dataclass(slots=True, eq=False)
 class Slot:
-    """One name of the catalogue, and what is behind it now."""
+    """One entry of the catalogue, and what is behind it now."""
 
-    spec: ModelSpec
+    entry: CatalogueEntry
     prepared: PreparedModel | None = None
     model: LoadedModel | None = None
     references: int = 0
@@ -56,6 +88,24 @@ class Slot:
     loaded_at: float = 0.0
     used_at: float = 0.0
     preloaded: bool = False
+    is_gone: bool = False
+    """It has left the catalogue: what is in it goes with its last stream."""
+
+    @property
+    def spec(self) -> ModelSpec:
+        """What is loaded."""
+        return self.entry.spec
+
+    def stay_on(self, entry: CatalogueEntry) -> None:
+        """Keep what is in it under what the catalogue says now."""
+        self.entry = entry
+        if self.is_gone:
+            self.is_gone = self.must_leave = False
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nobody waits for it, and nothing is in memory or on its way."""
+        return not (self.references or self.reserved or self.loading or self.closing or self.model)
 
     @property
     def state(self) -> ModelState:
@@ -75,9 +125,14 @@ class Slot:
         return weights_mib + self.references * self.spec.memory.per_stream_mib
 
     @property
-    def is_pinned(self) -> bool:
-        """Whether the model always stays."""
-        return self.spec.residency.policy == "Pinned"
+    def is_held(self) -> bool:
+        """Whether the model stays until somebody else says otherwise."""
+        return self.entry.stay == "held" and not self.is_gone
+
+    @property
+    def may_load(self) -> bool:
+        """Whether a caller may have it loaded."""
+        return not self.is_gone and (self.entry.may_load or self.is_held)
 
     def view(self) -> ModelView:
         """The model as it stands now."""
