@@ -2,13 +2,27 @@
 
 import random
 from collections import Counter
+from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from antiphon.registry.records import Lease, ModelRecord, ModelState, ResidentModel, WorkerRecord
-from antiphon.registry.routing import RouteRequest, explain, route
+from antiphon.contracts.adapters import Capabilities
+from antiphon.registry.fitness import preference
+from antiphon.registry.records import (
+    Lease,
+    ModelRecord,
+    ModelRef,
+    ModelState,
+    ResidentModel,
+    Revision,
+    Want,
+    WorkerRecord,
+)
+from antiphon.registry.roster import Index, Roster
+from antiphon.registry.routing import Refusal, RouteRequest, explain, route
 from antiphon.registry.snapshot import Snapshot, Worker
 
 pytestmark = pytest.mark.unit
@@ -19,7 +33,7 @@ MODEL = ModelRecord(name="joe", task="tts", engine="piper")
 
 def worker(name: str, state: ModelState | None = "warm", *, draining: bool = False, **lease: object) -> Worker:
     models = () if state is None else (ResidentModel(name="joe", state=state),)
-    said = Lease(worker=name, incarnation="i", models=models, **({"engines": {"piper": "1"}} | lease))  # type: ignore[arg-type]
+    said = Lease(worker=name, incarnation="i", **({"models": models, "engines": {"piper": "1"}} | lease))  # type: ignore[arg-type]
     return Worker(name, WorkerRecord(address=f"{name}:1", draining=draining), said)
 
 
@@ -28,7 +42,7 @@ def snapshot(*workers: Worker) -> Snapshot:
 
 
 def order(*workers: Worker, **options: object) -> list[str]:
-    return [c.worker for c in route(JOE, snapshot(*workers), rng=random.Random(1), **options)]  # type: ignore[arg-type]
+    return [c.worker for c in route(JOE, snapshot(*workers), rng=random.Random(1), limit=20, **options)]  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -65,12 +79,19 @@ def test_excluded_workers_are_left_out() -> None:
     assert order(worker("a"), worker("b"), exclude={"a"}) == ["b"]
 
 
-def test_the_load_spreads_evenly() -> None:
-    rng, streams = random.Random(3), Counter({f"w{index}": 0 for index in range(20)})
-    for _ in range(500):
-        known = snapshot(*(worker(name, streams=count, max_streams=100) for name, count in streams.items()))
-        streams[route(JOE, known, rng=rng)[0].worker] += 1
-    assert max(streams.values()) <= 1.25 * 500 / 20
+def test_ten_thousand_requests_spread_evenly_over_twenty_workers() -> None:
+    rng, roster, spread = random.Random(3), Roster(), Counter[str]()
+    for index in range(20):
+        roster.put(worker(f"w{index}", max_streams=1000))
+    for _ in range(10_000):
+        workers, index = roster.freeze()
+        known = Snapshot(1, models={"joe": MODEL}, workers=workers, stale=False, index=index)
+        chosen = workers[route(JOE, known, rng=rng)[0].worker]
+        spread[chosen.name] += 1
+        assert chosen.lease is not None
+        lease = chosen.lease.model_copy(update={"streams": chosen.lease.streams + 1})
+        roster.put(replace(chosen, lease=lease))
+    assert len(spread) == 20 and max(spread.values()) <= 1.25 * 10_000 / 20
 
 
 states = st.sampled_from([None, "loading", "warm", "in_use", "leaving", "failed"])
@@ -91,10 +112,166 @@ def test_only_who_can_is_asked_and_residents_come_first(
         )
         for index, (state, draining, capable, streams) in enumerate(drawn)
     ]
-    candidates = route(JOE, snapshot(*workers), rng=random.Random(seed))
+    candidates = route(JOE, snapshot(*workers), rng=random.Random(seed), limit=20)
     able = {
         f"w{i}" for i, (_, draining, capable, streams) in enumerate(drawn) if capable and not draining and streams < 3
     }
     assert {candidate.worker for candidate in candidates} == able and len(candidates) == len(able)
     resident = [candidate.resident for candidate in candidates]
     assert resident == sorted(resident, reverse=True)
+
+
+# --- capabilities -----------------------------------------------------------------------------------------------------
+
+ABLE = Capabilities(
+    "tts", 24_000, languages=("en-GB", "fr"), voices=("ann",), streaming_input=True, streaming_output=True, emotion=True
+)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "refusal"),
+    [
+        ({"language": "en"}, None),
+        ({"language": "EN-gb"}, None),
+        ({"language": "en-US"}, Refusal.LANGUAGE),
+        ({"language": "fr-CA"}, None),
+        ({"language": "de"}, Refusal.LANGUAGE),
+        ({"voice": "ann"}, None),
+        ({"voice": "bob"}, Refusal.VOICE),
+        ({"sample_rate_hz": 24_000}, None),
+        ({"sample_rate_hz": 48_000}, Refusal.SAMPLE_RATE),
+        ({"streaming": True}, None),
+        ({"cloning": True}, Refusal.CLONING),
+        ({"emotion": True}, None),
+        ({"engine": "piper"}, None),
+        ({"engine": "other"}, Refusal.ENGINE),
+    ],
+)
+def test_a_model_that_cannot_do_what_is_asked_has_no_candidates(
+    wanted: dict[str, Any], refusal: Refusal | None
+) -> None:
+    known = replace(snapshot(worker("a")), models={"joe": MODEL.model_copy(update={"capabilities": ABLE})})
+    request = replace(JOE, **wanted)
+    assert bool(route(request, known, rng=random.Random(1))) == (refusal is None)
+    assert [verdict.reason for verdict in explain(request, known)] == [refusal]
+
+
+def test_an_alias_means_the_model() -> None:
+    known = replace(snapshot(worker("a")), aliases={("tts", "tts-1"): "joe"})
+    [candidate] = route(RouteRequest("tts", "tts-1"), known, rng=random.Random(1))
+    assert candidate.model == "joe"
+
+
+# --- revisions --------------------------------------------------------------------------------------------------------
+
+
+def rollout(weight: int, *workers: Worker) -> Snapshot:
+    revisions = (Revision(digest="old", weight=100 - weight), Revision(digest="new", weight=weight))
+    return replace(snapshot(*workers), models={"joe": MODEL.model_copy(update={"revisions": revisions})})
+
+
+def holding(name: str, *digests: str, **lease: Any) -> Worker:
+    models = tuple(ResidentModel(name="joe", digest=digest, state="warm") for digest in digests)
+    return worker(name, None, **{"models": models} | lease)
+
+
+BOTH = holding("both", "old", "new")
+
+
+def revision(known: Snapshot, session_id: str, digest: str = "") -> str:
+    request = replace(JOE, session_id=session_id, digest=digest)
+    return route(request, known, rng=random.Random(1))[0].digest
+
+
+@given(st.text(max_size=40), st.lists(st.integers(0, 100), min_size=2, max_size=8).map(sorted))
+def test_as_the_weight_grows_a_session_goes_over_at_most_once(session_id: str, weights: list[int]) -> None:
+    taken = [revision(rollout(weight, BOTH), session_id or "x") for weight in weights]
+    assert taken == sorted(taken, reverse=True)  # "old" comes after "new": never back
+
+
+def test_sessions_are_shared_out_by_weight() -> None:
+    taken = Counter(revision(rollout(30, BOTH), f"session-{number}") for number in range(2000))
+    assert 0.27 < taken["new"] / 2000 < 0.33
+    assert {revision(rollout(0, BOTH), f"session-{number}") for number in range(100)} == {"old"}
+    assert {revision(rollout(100, BOTH), f"session-{number}") for number in range(100)} == {"new"}
+
+
+def test_a_session_keeps_its_revision_for_as_long_as_there_is_one() -> None:
+    assert revision(rollout(100, BOTH), "s", digest="old") == "old"
+    assert revision(rollout(100, BOTH), "s", digest="gone") == "new"
+
+
+def test_a_revision_that_nobody_can_serve_is_no_reason_to_refuse() -> None:
+    assert revision(rollout(100, holding("a", "old", engines={"piper": "1"})), "s") == "new"  # it can be loaded there
+    nobody = rollout(50, holding("a", "old", memory_mib=100, memory_free_mib=0, streams=1))
+    heavy = nobody.models["joe"].model_copy(update={"memory_mib": 900})
+    taken = {revision(replace(nobody, models={"joe": heavy}), f"s{number}") for number in range(50)}
+    assert taken == {"old"}
+
+
+# --- where it would have to be loaded ---------------------------------------------------------------------------------
+
+HEAVY = MODEL.model_copy(update={"memory_mib": 300})
+
+
+def full_of(name: str, free_mib: int, *others: tuple[str, ModelState, int]) -> Worker:
+    models = tuple(ResidentModel(name=other, state=state, memory_mib=mib) for other, state, mib in others)
+    return worker(name, None, models=models, memory_mib=1000, memory_free_mib=free_mib)
+
+
+def loaders(*workers: Worker, want: dict[str, Want] | None = None) -> list[str]:
+    known = replace(snapshot(*workers), models={"joe": HEAVY}, want=want or {})
+    return [candidate.worker for candidate in route(JOE, known, rng=random.Random(1), limit=20)]
+
+
+def test_it_is_loaded_where_that_evicts_least() -> None:
+    roomy, tight = full_of("roomy", 400, ("x", "warm", 600)), full_of("tight", 200, ("x", "warm", 800))
+    assert loaders(tight, full_of("fuller", 100, ("x", "warm", 900)), roomy) == ["roomy", "tight", "fuller"]
+
+
+def test_what_is_in_use_or_held_is_not_evicted() -> None:
+    busy, held = full_of("busy", 100, ("x", "in_use", 900)), full_of("held", 100, ("x", "warm", 900))
+    want = {"held": Want(hold=(ModelRef(name="x"),), may=(ModelRef(name="joe"),))}
+    assert loaders(busy, held, full_of("idle", 100, ("x", "warm", 900)), want=want) == ["idle"]
+    known = replace(snapshot(busy, held), models={"joe": HEAVY}, want=want)
+    assert {verdict.reason for verdict in explain(JOE, known)} == {Refusal.NO_MEMORY}
+
+
+def test_a_worker_loads_only_what_it_was_told_that_it_may() -> None:
+    may = {"a": Want(may=(ModelRef(name="joe"),)), "b": Want(hold=(ModelRef(name="x"),))}
+    assert loaders(full_of("a", 400), full_of("b", 400), want=may) == ["a"]
+    [verdict] = explain(JOE, replace(snapshot(full_of("b", 400)), want=may))
+    assert verdict.reason is Refusal.NOT_PLACED
+
+
+def test_every_caller_has_it_loaded_on_the_same_worker() -> None:
+    known = replace(snapshot(*(full_of(f"w{index}", 400) for index in range(30))), models={"joe": HEAVY})
+    first = {route(JOE, known, rng=random.Random(seed))[0].worker for seed in range(30)}
+    assert first == {max((f"w{index}" for index in range(30)), key=lambda name: preference("joe", name))}
+    spread = Counter(
+        max((f"w{index}" for index in range(4)), key=lambda name: preference(f"m{number}", name))
+        for number in range(400)
+    )
+    assert max(spread.values()) < 160
+
+
+# --- the index --------------------------------------------------------------------------------------------------------
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), states, st.booleans(), st.booleans()), max_size=40))
+def test_an_index_that_was_changed_is_the_one_that_is_made_anew(
+    changes: list[tuple[int, ModelState | None, bool, bool]],
+) -> None:
+    roster, before = Roster(), []
+    for number, state, draining, gone in changes:
+        if gone:
+            roster.remove(f"w{number}")
+        else:
+            roster.put(worker(f"w{number}", state, draining=draining))
+        workers, index = roster.freeze()
+        anew = Index.of(workers.values())
+        for table, other in ((index.warm, anew.warm), (index.loading, anew.loading), (index.engines, anew.engines)):
+            assert {key: set(row) for key, row in table.items()} == {key: set(row) for key, row in other.items()}
+        before.append((workers, dict(workers), index, dict(index.warm), dict(index.engines)))
+    for workers, copied, index, warm, engines in before:  # what was handed out did not change
+        assert (dict(workers), dict(index.warm), dict(index.engines)) == (copied, warm, engines)

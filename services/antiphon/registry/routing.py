@@ -1,29 +1,27 @@
 """Which worker to ask: a pure function of what is wanted and of what is known.
 
 Workers that cannot take the call are left out; of the rest, first the one that served this session before, then those
-that hold the model, then those that would have to load it. Among equals the less loaded of two random ones comes
-first (Mitzenmacher, "The power of two choices", 2001): near even, and no stampede on the one that looks idlest.
+that hold the model, then those that are loading it, then those that would have to. Among those that hold it the less
+loaded of two random ones comes first (Mitzenmacher, "The power of two choices", 2001): near even, and no stampede on
+the one that looks idlest. Where it would have to be loaded, the worker comes first in which that evicts least, and of
+equals the same one for every caller, so that it is loaded once.
 """
 
 import random
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
-from antiphon.contracts.adapters import Task
-from antiphon.registry.records import WIRE_VERSION, Lease
+from antiphon.registry.fitness import Refusal, RouteRequest, misfit, preference, revisions
+from antiphon.registry.records import WIRE_VERSION, Lease, ModelRecord, ResidentModel, Want
 from antiphon.registry.snapshot import Snapshot, Worker
 
-_RANKS = {"in_use": 0, "warm": 0, "loading": 1, "leaving": 2, "failed": 3}
-_RANK_ABSENT = 2
+__all__ = ["Candidate", "Refusal", "RouteRequest", "Verdict", "explain", "route"]
 
-
-@dataclass(frozen=True, slots=True)
-class RouteRequest:
-    """What is wanted."""
-
-    task: Task
-    model: str
-    """The catalogue's own name."""
+LIMIT = 4
+"""How many candidates are looked for: the first is asked, the next ones tell whether there is another."""
+_SAMPLED = 16
+"""Of the workers that would have to load the model, how many are looked at when somebody holds it anyway."""
+_HELD = ("warm", "in_use")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +32,10 @@ class Candidate:
     address: str
     resident: bool
     """Whether it holds the model: it need not load it first."""
+    model: str = ""
+    """The catalogue's own name."""
+    digest: str = ""
+    """The revision to ask for; empty: whatever it holds under that name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +44,14 @@ class Verdict:
 
     worker: str
     refusal: str
-    """Why it was not considered; empty: it was."""
+    """Why it was not considered, in words; empty: it was."""
+    reason: Refusal | None = None
+    standing: str = ""
+    """`warm`, `loading`, `failed` or `absent`: what it has of the model."""
+    streams: int = 0
+    max_streams: int = 0
+    evicts_mib: int = 0
+    """What would have to leave for the model to be loaded."""
 
 
 def route(
@@ -52,6 +61,7 @@ def route(
     exclude: Collection[str] = (),
     affinity: str | None = None,
     rng: random.Random,
+    limit: int = LIMIT,
 ) -> list[Candidate]:
     """The workers that can be asked, in order of preference; empty when there is none.
 
@@ -61,60 +71,192 @@ def route(
         exclude: Workers that are not to be asked now.
         affinity: The worker that served this session before; preferred as long as it holds the model.
         rng: Breaks the ties.
+        limit: How many are looked for.
     """
-    groups: dict[int, list[Worker]] = {}
-    for worker in snapshot.workers.values():
-        if not _refusal(request, snapshot, worker, exclude):
-            rank = _rank(request, worker)
-            groups.setdefault(-1 if worker.name == affinity and rank == 0 else rank, []).append(worker)
-    return [
-        Candidate(worker.name, worker.record.address, resident=rank <= 0)
-        for rank in sorted(groups)
-        for worker in _two_choices(groups[rank], rng)
-    ]
+    model = snapshot.model(request.task, request.model)
+    if model is None or misfit(request, model):
+        return []
+    for digest in revisions(request, model, rng):
+        search = _Search(model, digest, snapshot, exclude)
+        if found := search.candidates(affinity, limit, rng):
+            return found
+    return []
 
 
-def explain(request: RouteRequest, snapshot: Snapshot, *, exclude: Collection[str] = ()) -> list[Verdict]:
-    """Why each worker was, or was not, considered."""
-    return [Verdict(worker.name, _refusal(request, snapshot, worker, exclude)) for worker in snapshot.workers.values()]
+def explain(
+    request: RouteRequest, snapshot: Snapshot, *, exclude: Collection[str] = (), rng: random.Random | None = None
+) -> list[Verdict]:
+    """Why each worker was, or was not, considered; for the revision that the session would get."""
+    model = snapshot.model(request.task, request.model)
+    reason = Refusal.MODEL_UNKNOWN if model is None else misfit(request, model)
+    if model is None or reason is not None:
+        assert reason is not None
+        return [Verdict(name, _MODEL_SAID[reason], reason) for name in snapshot.workers]
+    digest = next(iter(revisions(request, model, rng or random.Random())), "")
+    search = _Search(model, digest, snapshot, exclude)
+    return [search.verdict(worker) for worker in snapshot.workers.values()]
 
 
-def _refusal(request: RouteRequest, snapshot: Snapshot, worker: Worker, exclude: Collection[str]) -> str:
-    model = snapshot.models.get(request.model)
-    lease = worker.lease
-    if model is None or model.task != request.task:
-        return "the catalogue does not know the model"
-    if lease is None:
-        return "it is not alive"
-    if worker.record.draining or lease.draining:
-        return "it is draining"
-    if lease.wire_version != WIRE_VERSION:
-        return f"it speaks version {lease.wire_version} of the wire"
-    if model.engine not in lease.engines:
-        return f"it has no engine {model.engine}"
-    if lease.max_streams and lease.streams >= lease.max_streams:
-        return f"all of its {lease.max_streams} streams are in use"
-    if worker.name in exclude:
-        return "it failed or refused just now"
-    return ""
+@dataclass(frozen=True, slots=True)
+class _Search:
+    """One revision of one model, and who could serve it."""
+
+    model: ModelRecord
+    digest: str
+    snapshot: Snapshot
+    exclude: Collection[str]
+
+    def candidates(self, affinity: str | None, limit: int, rng: random.Random) -> list[Candidate]:
+        index, name = self.snapshot.index, self.model.name
+        own = self.snapshot.workers.get(affinity or "")
+        order = [own] if own is not None and self.standing(own) == "warm" and not self.refusal(own) else []
+        for names, standing in ((index.warm.get(name, ()), "warm"), (index.loading.get(name, ()), "loading")):
+            able = self._able(own if order else None, standing)
+            order += _two_choices(names, able, limit - len(order), rng)
+        if len(order) < limit:
+            order += self._loaders(rng, sampled=bool(order))
+        return [self._candidate(worker) for worker in order[:limit]]
+
+    def refusal(self, worker: Worker) -> Refusal | None:
+        """Why it cannot take the call; None: it can, at least after a load."""
+        lease = worker.lease
+        if lease is None:
+            return Refusal.NOT_ALIVE
+        if lease.draining or worker.record.draining:
+            return Refusal.DRAINING
+        if lease.wire_version != WIRE_VERSION:
+            return Refusal.WIRE_VERSION
+        if self.model.engine not in lease.engines:
+            return Refusal.ENGINE_MISSING
+        if lease.max_streams and lease.streams >= lease.max_streams:
+            return Refusal.FULL
+        if worker.name in self.exclude:
+            return Refusal.FAILED
+        return None
+
+    def load_refusal(self, worker: Worker) -> Refusal | None:
+        """Why it cannot load the model; None: it can."""
+        want = self.snapshot.want.get(worker.name)
+        if want is not None and not want.allows(self.model.name):
+            return Refusal.NOT_PLACED
+        return Refusal.NO_MEMORY if self.evicts_mib(worker) is None else None
+
+    def standing(self, worker: Worker) -> str:
+        """What the worker has of the model."""
+        found = "absent"
+        for resident in worker.lease.models if worker.lease is not None else ():
+            if resident.name == self.model.name and (not self.digest or resident.digest == self.digest):
+                if resident.state in _HELD:
+                    return "warm"
+                if resident.state in ("loading", "failed"):
+                    found = resident.state
+        return found
+
+    def evicts_mib(self, worker: Worker) -> int | None:
+        """What would have to leave for the model to come; None: not enough can. 0, too, where sizes are not known."""
+        lease, needed = worker.lease, self.model.memory_mib + self.model.memory_per_stream_mib
+        if lease is None:
+            return None
+        idle = sorted(resident.memory_mib for resident in lease.models if self._evictable(worker.name, resident))
+        lacking = needed - lease.memory_free_mib if lease.memory_mib else 0
+        if lacking > sum(idle):
+            return None
+        if lease.resident_cap and len(lease.models) >= lease.resident_cap:
+            return max(lacking, idle[0], 1) if idle else None
+        return max(lacking, 0)
+
+    def verdict(self, worker: Worker) -> Verdict:
+        standing, lease = self.standing(worker), worker.lease or _NOTHING
+        reason, evicts_mib = self.refusal(worker), 0
+        if reason is None and standing not in ("warm", "loading"):
+            reason, evicts_mib = self.load_refusal(worker), self.evicts_mib(worker) or 0
+        told = "" if reason is None else self._say(reason, lease)
+        return Verdict(worker.name, told, reason, standing, lease.streams, lease.max_streams, evicts_mib)
+
+    def _evictable(self, worker: str, resident: ResidentModel) -> bool:
+        want = self.snapshot.want.get(worker, _UNSAID)
+        return resident.state == "warm" and all(held.name != resident.name for held in want.hold)
+
+    def _able(self, taken: Worker | None, standing: str) -> Callable[[str], Worker | None]:
+        workers = self.snapshot.workers
+
+        def able(name: str) -> Worker | None:
+            worker = workers[name]
+            return None if worker is taken or self.refusal(worker) or self.standing(worker) != standing else worker
+
+        return able
+
+    def _loaders(self, rng: random.Random, *, sampled: bool) -> list[Worker]:
+        """Those that would have to load it, the best first; looks at some only when `sampled`."""
+        names: Sequence[str] = self.snapshot.index.engines.get(self.model.engine, ())
+        if sampled and len(names) > _SAMPLED:
+            names = rng.sample(names, _SAMPLED)
+        found: list[tuple[bool, int, float, Worker]] = []
+        for worker in map(self.snapshot.workers.__getitem__, names):
+            standing = self.standing(worker)
+            if standing in ("warm", "loading") or self.refusal(worker) or self.load_refusal(worker):
+                continue
+            tie = -preference(self.model.name, worker.name)
+            found.append((standing == "failed", self.evicts_mib(worker) or 0, tie, worker))
+        return [worker for *_, worker in sorted(found, key=lambda each: each[:3])]
+
+    def _candidate(self, worker: Worker) -> Candidate:
+        resident = self.standing(worker) == "warm"
+        return Candidate(worker.name, worker.record.address, resident, self.model.name, self.digest)
+
+    def _say(self, reason: Refusal, lease: Lease) -> str:
+        return _WORKER_SAID[reason].format(
+            engine=self.model.engine, wire=lease.wire_version, streams=lease.max_streams, mib=self.model.memory_mib
+        )
 
 
-def _rank(request: RouteRequest, worker: Worker) -> int:
-    resident = worker.lease.resident(request.model) if worker.lease is not None else None
-    return _RANK_ABSENT if resident is None else _RANKS[resident.state]
-
-
-def _two_choices(workers: list[Worker], rng: random.Random) -> list[Worker]:
-    left, order = list(workers), []
-    while left:
-        one, other = rng.randrange(len(left)), rng.randrange(len(left))
-        chosen = min(one, other, key=lambda index: _load(left[index].lease))
-        left[chosen], left[-1] = left[-1], left[chosen]
-        order.append(left.pop())
+def _two_choices(
+    names: Sequence[str], able: Callable[[str], Worker | None], count: int, rng: random.Random
+) -> list[Worker]:
+    """Up to `count` of those that are able, each the less loaded of two random ones."""
+    left = list(names)
+    order: list[Worker] = []
+    while len(order) < count and (one := _draw(left, able, rng)) is not None:
+        if (other := _draw(left, able, rng)) is not None:
+            one, other = (one, other) if _load(one) <= _load(other) else (other, one)
+            left.append(other.name)  # it is drawn again like any other
+        order.append(one)
     return order
 
 
-def _load(lease: Lease | None) -> float:
-    if lease is None:
-        return 0.0
+def _draw(left: list[str], able: Callable[[str], Worker | None], rng: random.Random) -> Worker | None:
+    while left:
+        at = int(rng.random() * len(left))
+        left[at], left[-1] = left[-1], left[at]
+        if (worker := able(left.pop())) is not None:
+            return worker
+    return None
+
+
+def _load(worker: Worker) -> float:
+    lease = worker.lease or _NOTHING
     return lease.streams / lease.max_streams if lease.max_streams else float(lease.streams)
+
+
+_UNSAID = Want()
+_NOTHING = Lease(worker="none", incarnation="none")
+_MODEL_SAID = {
+    Refusal.MODEL_UNKNOWN: "the catalogue does not know the model",
+    Refusal.ENGINE: "the model has another engine",
+    Refusal.LANGUAGE: "the model does not know the language",
+    Refusal.VOICE: "the model has no such voice",
+    Refusal.SAMPLE_RATE: "the model's sample rate is lower",
+    Refusal.STREAMING: "the model does not stream",
+    Refusal.CLONING: "the model clones no voices",
+    Refusal.EMOTION: "the model knows no emotions",
+}
+_WORKER_SAID = {
+    Refusal.NOT_ALIVE: "it is not alive",
+    Refusal.DRAINING: "it is draining",
+    Refusal.WIRE_VERSION: "it speaks version {wire} of the wire",
+    Refusal.ENGINE_MISSING: "it has no engine {engine}",
+    Refusal.FULL: "all of its {streams} streams are in use",
+    Refusal.FAILED: "it failed or refused just now",
+    Refusal.NOT_PLACED: "it does not hold the model and may not load it",
+    Refusal.NO_MEMORY: "it has no room for the model's {mib} MiB beside what is in use",
+}
