@@ -22,6 +22,7 @@ from antiphon.registry.client import open_client
 from antiphon.registry.embedded import EmbeddedValkey
 from antiphon.worker.config import WorkerConfig
 from antiphon.worker.server import Worker
+from antiphon.worker.slots import ModelState
 
 pytestmark = pytest.mark.component
 
@@ -92,6 +93,16 @@ async def test_health_and_reflection() -> None:
         worker.drain()
         await worker.ended()
         assert (await health.Check(health_pb2.HealthCheckRequest())).status != serving
+
+
+async def test_a_worker_serves_once_what_it_begins_with_is_warm() -> None:
+    async with running(voice(residency={"policy": "Pinned"}, load_ms=500)) as (worker, channel):
+        stub = health_pb2_grpc.HealthStub(channel)
+        watch = stub.Watch(health_pb2.HealthCheckRequest(service="antiphon.v1.SpeechSynthesis"))
+        assert (await watch.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
+        assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVING
+        assert worker.models.view("tones").state is ModelState.WARM
+        watch.cancel()
 
 
 async def test_a_token_is_asked_for_by_all_but_health(tmp_path: Path) -> None:

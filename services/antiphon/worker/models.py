@@ -86,6 +86,11 @@ class ModelManager:
             self.sweep()
             await asyncio.sleep(UPKEEP_S)
 
+    async def warm(self) -> None:
+        """Return when every model that is to be there from the start has been loaded; never while one cannot be."""
+        while any(slot.entry.stay != "cached" and not slot.preloaded for slot in self._slots):
+            await self._changed.wait()
+
     def place(self, entries: Iterable[CatalogueEntry]) -> None:
         """Make these the whole catalogue, at once.
 

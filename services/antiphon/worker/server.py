@@ -132,7 +132,7 @@ class Worker:
             stack.push_async_callback(self._stop, server)
             await stack.enter_async_context(self._background())
             self._exit = stack.pop_all()
-        logger.info("worker ready", extra={"worker": self.config.worker_id, "address": self.address})
+        logger.info("worker listens", extra={"worker": self.config.worker_id, "address": self.address})
         return self
 
     async def __aexit__(
@@ -233,10 +233,19 @@ class Worker:
             raise AntiphonError(
                 Reason.INVALID_REQUEST, f"Cannot listen on {config.host}:{config.port}: is the port in use?"
             ) from None
-        for service in ("", *SERVICES):
-            await self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
+        await self._tell_health(health_pb2.HealthCheckResponse.NOT_SERVING)
         await server.start()
         return server
+
+    async def _become_ready(self) -> None:
+        """Say that it serves once what it begins with is warm: a probe sends nobody to a cold worker."""
+        await self.models.warm()
+        await self._tell_health(health_pb2.HealthCheckResponse.SERVING)
+        logger.info("worker ready", extra={"worker": self.config.worker_id, "address": self.address})
+
+    async def _tell_health(self, status: health_pb2.HealthCheckResponse.ServingStatus) -> None:
+        for service in ("", *SERVICES):
+            await self._health.set(service, status)
 
     async def _stop(self, server: grpc.aio.Server) -> None:
         self.streams.drain()
@@ -247,7 +256,10 @@ class Worker:
 
     @contextlib.asynccontextmanager
     async def _background(self) -> AsyncIterator[None]:
-        tasks = [asyncio.create_task(self.models.run(), name="models")]
+        tasks = [
+            asyncio.create_task(self.models.run(), name="models"),
+            asyncio.create_task(self._become_ready(), name="ready"),
+        ]
         url, namespace, name = self.config.redis_url, self.config.namespace, self.config.worker_id
         if url is not None:
             self._keeper = LeaseKeeper(url, namespace, name, self.lease, self.drain)
