@@ -136,8 +136,7 @@ class _Search:
 
     def load_refusal(self, worker: Worker) -> Refusal | None:
         """Why it cannot load the model; None: it can."""
-        want = self.snapshot.want.get(worker.name)
-        if want is not None and not want.allows(self.model.name):
+        if self._forbidden(worker):
             return Refusal.NOT_PLACED
         return Refusal.NO_MEMORY if self.evicts_mib(worker) is None else None
 
@@ -154,16 +153,18 @@ class _Search:
 
     def evicts_mib(self, worker: Worker) -> int | None:
         """What would have to leave for the model to come; None: not enough can. 0, too, where sizes are not known."""
-        lease, needed = worker.lease, self.model.memory_mib + self.model.memory_per_stream_mib
+        lease = worker.lease
         if lease is None:
             return None
-        idle = sorted(resident.memory_mib for resident in lease.models if self._evictable(worker.name, resident))
-        lacking = needed - lease.memory_free_mib if lease.memory_mib else 0
-        if lacking > sum(idle):
+        needed = self.model.memory_mib + self.model.memory_per_stream_mib
+        lacking = max(0, needed - lease.memory_free_mib) if lease.memory_mib else 0
+        crowded = bool(lease.resident_cap) and len(lease.models) >= lease.resident_cap
+        if not lacking and not crowded:
+            return 0
+        idle = [resident.memory_mib for resident in lease.models if self._evictable(worker.name, resident)]
+        if lacking > sum(idle) or not idle:
             return None
-        if lease.resident_cap and len(lease.models) >= lease.resident_cap:
-            return max(lacking, idle[0], 1) if idle else None
-        return max(lacking, 0)
+        return max(lacking, min(idle), 1) if crowded else lacking
 
     def verdict(self, worker: Worker) -> Verdict:
         standing, lease = self.standing(worker), worker.lease or _NOTHING
@@ -172,6 +173,11 @@ class _Search:
             reason, evicts_mib = self.load_refusal(worker), self.evicts_mib(worker) or 0
         told = "" if reason is None else self._say(reason, lease)
         return Verdict(worker.name, told, reason, standing, lease.streams, lease.max_streams, evicts_mib)
+
+    def _forbidden(self, worker: Worker) -> bool:
+        """Whether placement does not let it load the model. Where nothing was said of a worker, it decides itself."""
+        want = self.snapshot.want.get(worker.name)
+        return want is not None and not want.allows(self.model.name)
 
     def _evictable(self, worker: str, resident: ResidentModel) -> bool:
         want = self.snapshot.want.get(worker, _UNSAID)
@@ -193,11 +199,11 @@ class _Search:
             names = rng.sample(names, _SAMPLED)
         found: list[tuple[bool, int, float, Worker]] = []
         for worker in map(self.snapshot.workers.__getitem__, names):
-            standing = self.standing(worker)
-            if standing in ("warm", "loading") or self.refusal(worker) or self.load_refusal(worker):
+            if self.refusal(worker) or (standing := self.standing(worker)) in ("warm", "loading"):
                 continue
-            tie = -preference(self.model.name, worker.name)
-            found.append((standing == "failed", self.evicts_mib(worker) or 0, tie, worker))
+            evicts_mib = None if self._forbidden(worker) else self.evicts_mib(worker)
+            if evicts_mib is not None:
+                found.append((standing == "failed", evicts_mib, -preference(self.model.name, worker.name), worker))
         return [worker for *_, worker in sorted(found, key=lambda each: each[:3])]
 
     def _candidate(self, worker: Worker) -> Candidate:
