@@ -5,9 +5,24 @@ import json
 import pytest
 
 from antiphon.contracts.adapters import Capabilities
+from antiphon.contracts.errors import AntiphonError, Reason
 from antiphon.contracts.models import ModelSpec
+from antiphon.registry.catalogue import KINDS
 from antiphon.registry.keys import Keys
-from antiphon.registry.records import Lease, ModelRecord, RecordReader, ResidentModel, WorkerRecord
+from antiphon.registry.records import (
+    Demand,
+    Lease,
+    ModelRecord,
+    ModelRef,
+    PoolRecord,
+    Record,
+    RecordReader,
+    ResidentModel,
+    Revision,
+    SessionRecord,
+    Want,
+    WorkerRecord,
+)
 
 pytestmark = pytest.mark.contract
 
@@ -15,9 +30,60 @@ pytestmark = pytest.mark.contract
 def test_keys_lie_in_one_slot() -> None:
     keys = Keys("prod")
     assert keys.lease("w-1") == "{antiphon:prod}:lease:w-1"
-    assert {keys.meta, keys.models, keys.workers, keys.changes, keys.leases} == {
-        f"{{antiphon:prod}}:{name}" for name in ("meta", "models", "workers", "changes", "leases")
-    }
+    assert keys.session("s") == "{antiphon:prod}:session:s" and keys.demand("joe") == "{antiphon:prod}:demand:joe"
+    names = ("meta", "models", "pools", "workers", "want", "changes", "leases", "claims")
+    assert [getattr(keys, name) for name in names] == [f"{{antiphon:prod}}:{name}" for name in names]
+    assert [keys.hash(kind) for kind in KINDS] == [keys.models, keys.pools, keys.workers, keys.want]
+
+
+RECORDS = [
+    ModelRecord(name="joe", task="tts", engine="piper", revisions=(Revision(digest="a", weight=5, spec={"x": [1]}),)),
+    PoolRecord(workers=2, streams_per_worker=4, memory_budget_mib=8000, resident_cap=3),
+    WorkerRecord(address="h:1", pool="p", node="n", draining=True),
+    Want(hold=(ModelRef(name="joe", digest="a"),), may=(ModelRef(name="ann"),)),
+    Lease(worker="w", incarnation="i", models=(ResidentModel(name="joe", state="warm", memory_mib=60),), epoch=7),
+    SessionRecord(session_id="s", owner="o", epoch=3, assistant="x", history=({"type": "message", "text": "è"},)),
+    Demand(task="tts", model="joe", count=2, since_ms=1_700_000_000_000, reason="no_memory"),
+]
+
+
+@pytest.mark.parametrize("record", RECORDS, ids=lambda record: type(record).__name__)
+def test_every_record_survives_the_wire_and_a_newer_writer(record: Record) -> None:
+    value = json.loads(record.model_dump_json()) | {"invented_later": {"deep": [1]}}
+    assert RecordReader().read(type(record), "key", json.dumps(value).encode()) == record
+
+
+@pytest.mark.parametrize("record", RECORDS, ids=lambda record: type(record).__name__)
+def test_no_broken_value_is_taken_and_none_raises(record: Record) -> None:
+    whole = record.model_dump_json().encode()
+    wrong_types = json.dumps({name: {"no": "such"} for name in type(record).model_fields}).encode()
+    values = [b"", b"null", b"[]", b"1e999", b"\xff\xfe", b"{" * 100_000, whole[:-1], wrong_types, b"9" * 10_000_000]
+    reader = RecordReader()
+    for value in values * 2:
+        assert reader.read(type(record), "key", value) is None
+    assert reader.read(type(record), "key", whole) == record
+    assert reader.malformed[type(record).__name__] <= 2 * len(values)
+
+
+def test_the_same_value_is_the_same_record_and_a_changed_one_is_not() -> None:
+    reader, one = RecordReader(), WorkerRecord(address="h:1")
+    first = reader.read(WorkerRecord, "w", one.model_dump_json().encode())
+    assert reader.read(WorkerRecord, "w", one.model_dump_json().encode()) is first
+    other = reader.read(WorkerRecord, "w", one.model_copy(update={"draining": True}).model_dump_json().encode())
+    assert other is not None and other.draining
+
+
+def test_a_specification_is_taken_whole_or_not_at_all() -> None:
+    spec = ModelSpec(name="joe", task="tts", engine="piper", engine_config={"speaker": 3})
+    record = ModelRecord.of(spec)
+    assert record.specification() == spec
+    assert ModelRecord(name="joe", task="tts", engine="piper").specification() is None
+    newer = {**record.spec, "inventedLater": True}
+    both = record.model_copy(update={"revisions": (Revision(digest="new", weight=1, spec=newer),)})
+    assert both.specification("old") == spec
+    with pytest.raises(AntiphonError) as refused:
+        both.specification("new")
+    assert refused.value.reason is Reason.LOAD_FAILED
 
 
 def test_a_model_record_of_a_spec_survives_the_wire() -> None:

@@ -69,7 +69,7 @@ class Seeds:
         slot = key_slot(Keys(namespace).meta.encode())
         for first, last, (name, port, *_), *_ in await client.execute_command("CLUSTER", "SLOTS"):
             if first <= slot <= last:
-                return _text(name or host[0]), int(port)  # a node that does not know its own name: as we reached it
+                return _text(name or host[0].strip("[]")), int(port)  # a node that does not know its own name: as we reached it
         return None
 
     def _url(self, host: Host) -> str:
