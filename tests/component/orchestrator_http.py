@@ -20,6 +20,7 @@ from antiphon.orchestrator.metrics import OrchestratorMetrics
 from antiphon.registry.records import ModelRecord
 from antiphon.registry.snapshot import Snapshot
 from antiphon.testing.fakes import FakeRecogniser, FakeSynthesiser, FakeVad
+from antiphon.testing.realtime import sessions_of
 
 CONFIG: dict[str, Any] = {
     "assistants": {"guide": {}, "waiter": {}},
@@ -92,6 +93,7 @@ async def serving(
         snapshot=snapshot,
         admission=Admission(config.server, metrics),
         metrics=metrics,
+        sessions=sessions_of(config),
     )
     app = web.Application(middlewares=[error_middleware(metrics)])
     for api in (speech_api, transcription_api, models_api):

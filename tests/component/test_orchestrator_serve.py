@@ -12,7 +12,7 @@ import pytest
 
 from antiphon.contracts.adapters import Capabilities
 from antiphon.contracts.errors import AntiphonError
-from antiphon.orchestrator.app import serve
+from antiphon.orchestrator.app import Addresses, serve
 from antiphon.orchestrator.config import OrchestratorConfig
 from antiphon.registry.embedded import EmbeddedValkey
 from antiphon.registry.lease import LeaseKeeper
@@ -35,14 +35,14 @@ def configured(valkey: EmbeddedValkey, **server: Any) -> OrchestratorConfig:
 @asynccontextmanager
 async def served(config: OrchestratorConfig) -> AsyncIterator[tuple[str, "asyncio.Task[None]"]]:
     """The orchestrator's URL and its task, which is expected to end by a signal, or is ended by one."""
-    url: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+    listening: asyncio.Future[Addresses] = asyncio.get_running_loop().create_future()
     async with asyncio.timeout(LIMIT_S):
-        task = asyncio.create_task(serve(config, ready=url.set_result), name="serve")
-        await asyncio.wait((task, url), return_when=asyncio.FIRST_COMPLETED)
+        task = asyncio.create_task(serve(config, ready=listening.set_result), name="serve")
+        await asyncio.wait((task, listening), return_when=asyncio.FIRST_COMPLETED)
         if task.done():
             await task
         try:
-            yield await url, task
+            yield (await listening).url, task
         finally:
             if not task.done():
                 os.kill(os.getpid(), signal.SIGTERM)
@@ -141,3 +141,27 @@ async def test_unguarded_address_and_taken_port_are_refused() -> None:
         async with served(configured(valkey)) as (url, _):
             with pytest.raises(AntiphonError, match="Is another server there"):
                 await serve(configured(valkey, port=int(url.rsplit(":", 1)[1])))
+
+
+async def test_status_has_a_port_of_its_own_and_says_which_process_it_is() -> None:
+    listening: asyncio.Future[Addresses] = asyncio.get_running_loop().create_future()
+    async with EmbeddedValkey() as valkey, asyncio.timeout(LIMIT_S):
+        config = configured(valkey, metrics_port=0, id="one", reuse_port=True)
+        task = asyncio.create_task(serve(config, ready=listening.set_result), name="serve")
+        where = await listening
+        async with aiohttp.ClientSession() as http:
+            async with http.get(f"{where.status_url}/metrics") as response:
+                assert 'antiphon_orchestrator_info{id="one/' in await response.text()
+            async with http.ws_connect(f"{where.url}/v1/realtime") as socket:
+                await socket.receive_json()
+                await socket.send_json({"type": "response.create"})
+                assert (await socket.receive_json())["type"] == "response.created"
+                os.kill(os.getpid(), signal.SIGTERM)
+                await until_ready_says(http, where.status_url, 503, "DRAINING")
+                with pytest.raises(aiohttp.ClientConnectorError):  # who connects now reaches the others on the port
+                    await http.get(f"{where.url}/healthz")
+                os.kill(os.getpid(), signal.SIGTERM)
+                async for _ in socket:
+                    pass
+                assert socket.close_code == 1012
+        await task

@@ -254,8 +254,8 @@ def orchestrator(
     port: Port = None,
     log_json: Annotated[bool, typer.Option("--log-json", help="Write the log as JSON.")] = False,
 ) -> None:
-    """Run one orchestrator; prints its address once it listens."""
-    from antiphon.orchestrator.app import serve
+    """Run one orchestrator; prints its address, and that of its status, once it listens."""
+    from antiphon.orchestrator.app import Addresses, serve
     from antiphon.orchestrator.config import load_config
     from antiphon.telemetry.logs import configure_logging
 
@@ -263,7 +263,11 @@ def orchestrator(
     given = {name: value for name, value in (("host", host), ("port", port)) if value is not None}
     loaded = load_config(config)
     loaded = loaded.model_copy(update={"server": loaded.server.model_copy(update=given)})
-    asyncio.run(serve(loaded, ready=lambda url: print(url, flush=True)))
+
+    def listening(addresses: Addresses) -> None:
+        print(f"{addresses.url}\nstatus {addresses.status_url}", flush=True)
+
+    asyncio.run(serve(loaded, ready=listening))
 
 
 def main() -> None:

@@ -6,7 +6,7 @@ waited for: a recogniser's results, a reply in the making, the limits, and a use
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, Literal
 
 from antiphon.contracts.adapters import VadStream
@@ -59,14 +59,19 @@ class Conversation:
     """
 
     def __init__(
-        self, settings: ConversationSettings, ports: Ports, vad: VadStream, emit: Callable[[events.Event], None]
+        self,
+        settings: ConversationSettings,
+        ports: Ports,
+        vad: VadStream,
+        emit: Callable[[events.Event], None],
+        history: Iterable[Item] = (),
     ) -> None:
         turns = settings.turns
         self._settings = settings
         self._ports = ports
         self._emit = emit
         self._ear = Ear(vad, settings.input_rate_hz, threshold=turns.threshold, preroll_ms=turns.prefix_padding_ms)
-        self._history = History()
+        self._history = History(history)
         self._state = State.IDLE
         self._floor = Floor(
             ports,
@@ -114,6 +119,8 @@ class Conversation:
                     tasks.create_task(self._watch_silence(), name="watch-silence"),
                     tasks.create_task(self._watch_limits(), name="watch-limits"),
                 ]
+                if self._reply_is_owed():
+                    self.respond(ResponseOptions())
                 await self._closing.wait()
                 self._drop_utterance()
                 self._floor.stop("client_cancelled")
@@ -129,6 +136,12 @@ class Conversation:
     def close(self) -> None:
         """End the conversation. Idempotent; may be called before `run`."""
         self._closing.set()
+
+    def _reply_is_owed(self) -> bool:
+        """Whether the user spoke last in the history that this began with: the reply was lost on the way here."""
+        turns, last = self._settings.turns, next(reversed(self._history.snapshot()), None)
+        spoke = isinstance(last, Message) and last.role == "user" and last.spoken and bool(last.text)
+        return spoke and turns.detect and turns.create_response
 
     def update(self, settings: ConversationSettings) -> None:
         """Take new settings: the next utterance and the next reply use them.

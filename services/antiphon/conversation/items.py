@@ -1,7 +1,7 @@
 """What a conversation remembers: messages, function calls and their answers."""
 
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -52,8 +52,8 @@ Item = Message | FunctionCall | FunctionCallOutput
 class History:
     """The items of a conversation, in order; identifiers are unique."""
 
-    def __init__(self) -> None:
-        self._items: list[Item] = []
+    def __init__(self, items: Iterable[Item] = ()) -> None:
+        self._items: list[Item] = list(items)
 
     def __iter__(self) -> Iterator[Item]:
         return iter(self._items)

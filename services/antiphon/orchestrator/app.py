@@ -6,6 +6,8 @@ import logging
 import os
 import signal
 from collections.abc import Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
 
 from aiohttp import web
 from prometheus_client import generate_latest
@@ -41,6 +43,12 @@ def application(context: Context, keys: KeyRing) -> web.Application:
     return app
 
 
+def _status_application(context: Context) -> web.Application:
+    app = web.Application(middlewares=[error_middleware(context.metrics)])
+    app.add_routes(_health(context))
+    return app
+
+
 def _health(context: Context) -> list[web.RouteDef]:
     async def healthz(_: web.Request) -> web.Response:
         return web.json_response({"status": "ok"})
@@ -60,33 +68,50 @@ def _health(context: Context) -> list[web.RouteDef]:
     return [web.get("/healthz", healthz), web.get("/readyz", readyz), web.get("/metrics", metrics)]
 
 
-async def serve(config: OrchestratorConfig, *, ready: Callable[[str], None] | None = None) -> None:
+@dataclass(frozen=True, slots=True)
+class Addresses:
+    """Where an orchestrator listens, as base URLs."""
+
+    url: str
+    status_url: str
+    """For `/healthz`, `/readyz` and `/metrics` of this very process."""
+
+
+async def serve(config: OrchestratorConfig, *, ready: Callable[[Addresses], None] | None = None) -> None:
     """Serve until SIGTERM or SIGINT, then drain; a second signal ends it at once.
 
-    `ready` is told the base URL as soon as connections are taken. Raises `AntiphonError(INVALID_REQUEST)` for a
+    `ready` is told the addresses as soon as connections are taken. Raises `AntiphonError(INVALID_REQUEST)` for a
     configuration that cannot be served.
     """
-    keys = KeyRing.of(config.server)
-    async with open_context(config) as context:
-        runner = web.AppRunner(application(context, keys), access_log=None, shutdown_timeout=CLOSE_S)
-        await runner.setup()
-        try:
-            url = await _listen(runner, config)
-            logger.info("orchestrator serves", extra={"url": url, "assistants": sorted(context.responders)})
-            if ready is not None:
-                ready(url)
-            await _until_told_to_go(context)
-        finally:
-            await runner.cleanup()
+    keys, server = KeyRing.of(config.server), config.server
+    async with open_context(config) as context, AsyncExitStack() as stack:
+        status = await _running(_status_application(context), stack)
+        main = await _running(application(context, keys), stack)
+        site = web.TCPSite(main, server.host, server.port, reuse_port=server.reuse_port)
+        url = await _listen(site, main)
+        status_url = url
+        if server.metrics_port is not None:
+            status_url = await _listen(web.TCPSite(status, server.host, server.metrics_port), status)
+        told = {"url": url, "status_url": status_url, "owner": context.sessions.owner}
+        logger.info("orchestrator serves", extra={**told, "assistants": sorted(context.responders)})
+        if ready is not None:
+            ready(Addresses(url, status_url))
+        await _until_told_to_go(context, site)
     logger.info("orchestrator ended")
 
 
-async def _listen(runner: web.AppRunner, config: OrchestratorConfig) -> str:
-    site = web.TCPSite(runner, config.server.host, config.server.port)
+async def _running(app: web.Application, stack: AsyncExitStack) -> web.AppRunner:
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=CLOSE_S)
+    await runner.setup()
+    stack.push_async_callback(runner.cleanup)
+    return runner
+
+
+async def _listen(site: web.TCPSite, runner: web.AppRunner) -> str:
     try:
         await site.start()
     except OSError as error:
-        where = f"{config.server.host}:{config.server.port}"
+        where = site.name.removeprefix("http://")
         raise AntiphonError(
             Reason.INVALID_REQUEST,
             f"Cannot listen on {where}: {os.strerror(error.errno or 0)}. Is another server there?",
@@ -95,7 +120,7 @@ async def _listen(runner: web.AppRunner, config: OrchestratorConfig) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-async def _until_told_to_go(context: Context) -> None:
+async def _until_told_to_go(context: Context, site: web.TCPSite) -> None:
     """Wait for a signal, then for the sessions to end; a second signal, or the end of the grace, cuts them off."""
     signals: asyncio.Queue[int] = asyncio.Queue()
     loop = asyncio.get_running_loop()
@@ -103,6 +128,8 @@ async def _until_told_to_go(context: Context) -> None:
         loop.add_signal_handler(number, signals.put_nowait, number)
     try:
         await signals.get()
+        if context.config.server.reuse_port:
+            await site.stop()  # who connects now reaches the others on this port
         await _drain(context.admission, context.config.server.drain_grace_s, signals)
     finally:
         for number in (signal.SIGTERM, signal.SIGINT):

@@ -14,6 +14,7 @@ from antiphon.orchestrator.context import Context
 from antiphon.orchestrator.metrics import OrchestratorMetrics
 from antiphon.orchestrator.names import Names
 from antiphon.orchestrator.responders import make_responder
+from antiphon.orchestrator.sessions import SessionKeeper
 from antiphon.orchestrator.workers.channels import WorkerChannels
 from antiphon.orchestrator.workers.fleet import Fleet
 from antiphon.orchestrator.workers.recogniser import RoutedRecogniser
@@ -41,6 +42,8 @@ async def open_context(config: OrchestratorConfig) -> AsyncIterator[Context]:
         tasks = await stack.enter_async_context(asyncio.TaskGroup())
         reading = tasks.create_task(reader.run(), name="registry-reader")
         stack.callback(reading.cancel)
+        sessions = await stack.enter_async_context(_sessions(config))
+        metrics.orchestrator.info({"id": sessions.owner})
         yield Context(
             config=config,
             recogniser=RoutedRecogniser(fleet),
@@ -50,7 +53,21 @@ async def open_context(config: OrchestratorConfig) -> AsyncIterator[Context]:
             snapshot=lambda: reader.snapshot,
             admission=Admission(config.server, metrics),
             metrics=metrics,
+            sessions=sessions,
         )
+
+
+@asynccontextmanager
+async def _sessions(config: OrchestratorConfig) -> AsyncIterator[SessionKeeper]:
+    """The keeper of the sessions, at work."""
+    keeper = SessionKeeper.of(config)
+    running = asyncio.create_task(keeper.run(), name="sessions")
+    try:
+        yield keeper
+    finally:
+        running.cancel()
+        await asyncio.wait((running,))
+        await keeper.aclose()
 
 
 @asynccontextmanager

@@ -160,6 +160,10 @@ class AssistantConfig(Section):
     responder: ResponderConfig = EchoConfig()
     turns: TurnsConfig = TurnsConfig()
     limits: LimitsConfig = LimitsConfig()
+    resume_s: float = Field(default=300.0, ge=0, le=86_400)
+    """How long a session whose client is gone can be resumed; 0: not at all, and nothing of it is kept."""
+    keep_transcripts: bool = True
+    """Whether what was said is kept for that long; without it a session is resumed with its settings alone."""
 
     def settings(self, session_id: str) -> ConversationSettings:
         """What a new session with this assistant begins with."""
@@ -205,6 +209,13 @@ class ServerConfig(Section):
     host: str = "127.0.0.1"
     port: int = Field(default=8080, ge=0, le=65_535)
     """0: any free one."""
+    reuse_port: bool = False
+    """Share the port with other orchestrators of this machine; the kernel spreads connections over them."""
+    metrics_port: int | None = Field(default=None, ge=0, le=65_535)
+    """A port of its own for `/healthz`, `/readyz` and `/metrics`, which a shared port gives of any process.
+    0: any free one. None: none."""
+    id: str = Field(default="", pattern=r"^[a-zA-Z0-9._-]{0,63}$")
+    """What this orchestrator is called, in the registry and in its metrics. Empty: the machine's name."""
     keys: tuple[Secret, ...] = ()
     """API keys; each source holds one or more, a line each. None: only on loopback."""
     max_sessions: int = Field(default=100, ge=1)

@@ -9,6 +9,7 @@ from antiphon.orchestrator.admission import Admission
 from antiphon.orchestrator.config import OrchestratorConfig
 from antiphon.orchestrator.metrics import OrchestratorMetrics
 from antiphon.orchestrator.names import Names
+from antiphon.orchestrator.sessions import SessionKeeper
 from antiphon.registry.snapshot import Snapshot
 
 
@@ -26,6 +27,7 @@ class Context:
     """What the registry says now."""
     admission: Admission
     metrics: OrchestratorMetrics
+    sessions: SessionKeeper
     clock: Clock = field(default_factory=LoopClock)
 
     @property

@@ -1,6 +1,6 @@
 """What the orchestrator counts and times."""
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
 
 from antiphon.conversation.timeline import Timeline
 
@@ -13,7 +13,11 @@ class OrchestratorMetrics:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.registry = registry
+        self.orchestrator = Info("antiphon_orchestrator", "Which process this is", registry=registry)
         self.sessions = Gauge("antiphon_sessions", "Sessions that are open", registry=registry)
+        self.sessions_resumed = Counter(
+            "antiphon_sessions_resumed", "Sessions that a client came back to", registry=registry
+        )
         self.sessions_ended = Counter(
             "antiphon_sessions_ended", "Sessions that ended, by why", ["reason"], registry=registry
         )

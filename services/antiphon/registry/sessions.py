@@ -5,12 +5,16 @@ a lower epoch, or under the same one by somebody else, is refused, so an owner t
 write at the latest, and nothing that it says afterwards becomes part of the conversation.
 """
 
+import asyncio
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import redis.asyncio as redis
+from redis.exceptions import RedisError
 
-from antiphon.registry.keys import STREAM_ENTRIES, Keys
+from antiphon.registry.client import read_streams
+from antiphon.registry.keys import BEAT_S, STREAM_ENTRIES, Keys
 from antiphon.registry.records import RecordReader, SessionRecord
 
 # KEYS: session, claims. ARGV: session id, owner, TTL in ms, entries to keep. Returns the new epoch and the record.
@@ -83,6 +87,26 @@ class SessionStore:
         answer = await self.client.eval(_SAVE, 1, key, *arguments, record.model_dump_json(), _ms(ttl_s))
         return bool(answer)
 
+    async def save_all(self, records: Sequence[tuple[SessionRecord, float]]) -> list[bool]:
+        """`save` for several, each with its TTL, in one round trip."""
+        async with self.client.pipeline(transaction=False) as pipe:
+            for record, ttl_s in records:
+                key, arguments = self.keys.session(record.session_id), (record.owner, record.epoch)
+                pipe.eval(_SAVE, 1, key, *arguments, record.model_dump_json(), _ms(ttl_s))
+            return [bool(answer) for answer in await pipe.execute()]
+
+    async def renew(self, sessions: Sequence[tuple[str, float]]) -> list[tuple[str, int] | None]:
+        """Let sessions (id, TTL) live on as they lie there; owner and epoch of each, None where there is none."""
+        async with self.client.pipeline(transaction=False) as pipe:
+            for session_id, ttl_s in sessions:
+                pipe.hmget(self.keys.session(session_id), ["owner", "epoch"])
+                pipe.pexpire(self.keys.session(session_id), _ms(ttl_s))
+            answers: list[Any] = await pipe.execute()
+        return [
+            (owner.decode(errors="replace"), int(epoch)) if owner and epoch and epoch.isdigit() else None
+            for owner, epoch in answers[::2]
+        ]
+
     async def forget(self, record: SessionRecord) -> bool:
         """Delete a session that has ended; False when it is not that owner's."""
         key = self.keys.session(record.session_id)
@@ -93,6 +117,48 @@ class SessionStore:
         if record is None or not epoch.isdigit():
             return None
         return record.model_copy(update={"owner": owner.decode(errors="replace"), "epoch": int(epoch)})
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimTail:
+    """Tells of every session that changes hands, as it does.
+
+    Args:
+        client: For this alone, since it blocks for a beat; somebody else closes it.
+        keys: Of the namespace.
+    """
+
+    client: "redis.Redis"
+    keys: Keys
+
+    async def run(self, claimed: Callable[[str, str, int], None]) -> None:
+        """Call `claimed` with session, new owner and epoch until cancelled. Never raises for want of Redis."""
+        position = ""
+        while True:
+            try:
+                position = await self._follow(position, claimed)
+            except (RedisError, OSError):
+                await asyncio.sleep(BEAT_S / 4)
+
+    async def _follow(self, position: str, claimed: Callable[[str, str, int], None]) -> str:
+        position = position or await self._last()
+        entries = await read_streams(self.client, {self.keys.claims: position}, block_s=BEAT_S)
+        for entry in entries:
+            session_id, owner, epoch = (entry.fields.get(name, b"") for name in (b"session", b"owner", b"epoch"))
+            if epoch.isdigit():
+                claimed(session_id.decode(errors="replace"), owner.decode(errors="replace"), int(epoch))
+        if entries:
+            return entries[-1].position
+        # Silence: perhaps the stream began anew below this position, after Redis was emptied.
+        return position if _number(await self._last()) >= _number(position) else "0-0"
+
+    async def _last(self) -> str:
+        entries: Any = await self.client.xrevrange(self.keys.claims, count=1)
+        return entries[0][0].decode() if entries else "0-0"
+
+
+def _number(position: str) -> int:
+    return int(position.partition("-")[2])
 
 
 def _ms(seconds: float) -> int:

@@ -20,9 +20,10 @@ from antiphon.conversation.ports import Transcript
 from antiphon.orchestrator.admission import Admission
 from antiphon.orchestrator.api_errors import error_middleware
 from antiphon.orchestrator.auth import KeyRing, auth_middleware
-from antiphon.orchestrator.config import OrchestratorConfig
+from antiphon.orchestrator.config import OrchestratorConfig, RegistryConfig
 from antiphon.orchestrator.context import Context
 from antiphon.orchestrator.metrics import OrchestratorMetrics
+from antiphon.orchestrator.sessions import SessionKeeper
 from antiphon.orchestrator.transports.websocket.endpoint import RealtimeEndpoint
 from antiphon.registry.records import ModelRecord
 from antiphon.registry.snapshot import Snapshot
@@ -32,6 +33,7 @@ CLASSES: dict[str, type[Any]] = {
     get_args(kind.model_fields["type"].annotation)[0]: kind for kind in get_args(get_args(RealtimeServerEvent)[0])
 }
 RATE_HZ = 24_000
+NO_REGISTRY = "unix:///nowhere/at/all.sock"
 PATIENCE_S = 10.0
 """How long an event may take to come on a busy machine."""
 CATALOGUE = Snapshot(
@@ -74,6 +76,12 @@ class Server:
         return AsyncOpenAI(api_key=key, websocket_base_url=self.url.replace("http", "ws") + "/v1")
 
 
+def sessions_of(config: OrchestratorConfig, registry: str | None = None) -> SessionKeeper:
+    """A keeper of sessions; without a registry it is as if Redis were out of reach."""
+    config = config.model_copy(update={"registry": RegistryConfig(url=registry or NO_REGISTRY)})
+    return SessionKeeper.of(config)
+
+
 @asynccontextmanager
 async def serving(
     reply: Any = "one two three four",
@@ -81,8 +89,12 @@ async def serving(
     heard: Sequence[str | Transcript | AntiphonError] = ("what is the time",),
     config: Mapping[str, Any] | None = None,
     vad: VadEngine | None = None,
+    registry: str | None = None,
 ) -> AsyncIterator[Server]:
-    """An endpoint with every fake: `heard` is the recogniser's script, `reply` the responder's."""
+    """An endpoint with every fake: `heard` is the recogniser's script, `reply` the responder's.
+
+    Its sessions are kept in the Redis at `registry`; without one, in memory.
+    """
     metrics = OrchestratorMetrics(CollectorRegistry())
     parsed = OrchestratorConfig.model_validate(config or {})
     recogniser, synthesiser, responder = FakeRecogniser(heard, delay_s=0.02), FakeSynthesiser(), FakeResponder(reply)
@@ -95,12 +107,14 @@ async def serving(
         snapshot=lambda: CATALOGUE,
         admission=Admission(parsed.server, metrics),
         metrics=metrics,
+        sessions=sessions_of(parsed, registry),
     )
     keys = KeyRing.of(parsed.server)
     app = web.Application(middlewares=[error_middleware(metrics), auth_middleware(keys)])
     app.add_routes(RealtimeEndpoint(context, keys).routes())
     runner = web.AppRunner(app, shutdown_timeout=2.0)
     await runner.setup()
+    keeping = asyncio.create_task(context.sessions.run(), name="sessions")
     try:
         await web.TCPSite(runner, "127.0.0.1", 0).start()
         host, port = runner.addresses[0][:2]
@@ -108,6 +122,9 @@ async def serving(
         yield Server(url, metrics.registry, context.admission, recogniser, synthesiser, responder)
     finally:
         await runner.cleanup()
+        keeping.cancel()
+        await asyncio.wait((keeping,))
+        await context.sessions.aclose()
 
 
 def strictly(event: Mapping[str, Any]) -> Mapping[str, Any]:

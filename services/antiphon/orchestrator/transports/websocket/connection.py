@@ -15,15 +15,22 @@ from antiphon.conversation.items import new_id
 from antiphon.conversation.states import State
 from antiphon.orchestrator.admission import EventRate
 from antiphon.orchestrator.context import Context
+from antiphon.orchestrator.sessions import Content, Hold
 from antiphon.orchestrator.transports.websocket import binary
 from antiphon.orchestrator.transports.websocket.client_events import InvalidEvent, decode
 from antiphon.orchestrator.transports.websocket.commands import Commands
+from antiphon.orchestrator.transports.websocket.item_json import item_json
 from antiphon.orchestrator.transports.websocket.outbox import Outbox, Outgoing
 from antiphon.orchestrator.transports.websocket.server_events import (
     JsonObject,
     ServerEvents,
     error_event,
     server_event,
+)
+from antiphon.orchestrator.transports.websocket.session_record import (
+    history_json,
+    items_of,
+    settings_json,
 )
 from antiphon.orchestrator.transports.websocket.session_resource import SessionResource
 
@@ -43,6 +50,7 @@ class Ending:
 
 CLOSED = Ending(1000, "closed")
 EXPIRED = Ending(1000, "session_expired")
+TAKEN = Ending(1000, "session_taken")
 TOO_SLOW = Ending(1008, "too_slow")
 TOO_MANY_EVENTS = Ending(1008, "too_many_events")
 TOO_BIG = Ending(1009, "message_too_big")
@@ -53,7 +61,9 @@ DRAINED = Ending(1012, "draining")
 class Connection:
     """A session over one WebSocket: `run` it once."""
 
-    def __init__(self, ws: web.WebSocketResponse, context: Context, session: SessionResource, vad: VadStream) -> None:
+    def __init__(
+        self, ws: web.WebSocketResponse, context: Context, session: SessionResource, vad: VadStream, hold: Hold
+    ) -> None:
         self._ws = ws
         self._context = context
         self._metrics = context.metrics
@@ -66,15 +76,20 @@ class Connection:
         self._resting.set()
         self._reply_generation = 0
         self._reply_item = ""
-        self._conversation = Conversation(session.settings, context.ports(session.assistant), vad, self._tell)
+        self._shown: dict[str, str] = {}
+        """What the client was given of the latest reply's words."""
+        self._hold = hold
+        history = items_of(hold.record.history)
+        self._conversation = Conversation(session.settings, context.ports(session.assistant), vad, self._tell, history)
         self._commands = Commands(self._conversation, session, self._send)
         self._translator = ServerEvents(lambda: self._commands.session, new_id("conv"), extended=session.extended)
         self._fields = {"session_id": session.settings.session_id, "assistant": session.assistant}
 
     async def run(self) -> None:
         """Converse until either side, a limit or a drain ends it; the socket is closed when this returns."""
-        logger.info("session began", extra=self._fields)
-        self._send(server_event("session.created", session=self._commands.session.as_json()))
+        logger.info("session resumed" if self._hold.resumed else "session began", extra=self._fields)
+        self._hold.attach(self._content, self._take_leave)
+        self._greet()
         try:
             async with asyncio.TaskGroup() as tasks:
                 converse = tasks.create_task(self._conversation.run(), name="converse")
@@ -98,6 +113,19 @@ class Connection:
         finally:
             await self._close()
 
+    def _greet(self) -> None:
+        session = self._commands.session
+        shown = session.as_json()
+        if session.extended:
+            shown["antiphon"] = {"resume_s": self._hold.resume_s}
+        self._send(server_event("session.created", session=shown))
+        if self._hold.resumed:
+            self._metrics.sessions_resumed.inc()
+        if self._hold.resumed and session.extended:
+            heard = session.settings.transcription
+            items = [item_json(item, transcription=heard) for item in self._conversation.history]
+            self._send(server_event("antiphon.session.resumed", items=items))
+
     # --- from the client ----------------------------------------------------------------------------------------------
 
     async def _receive(self) -> None:
@@ -119,8 +147,10 @@ class Connection:
         try:
             if message.type is WSMsgType.TEXT:
                 event = decode(message.data)
-                event_id = event.event_id
+                event_id, before = event.event_id, self._commands.session
                 await self._commands.execute(event)
+                if self._commands.session is not before:
+                    self._hold.changed()
             elif not self._commands.session.extended:
                 raise ClientError("invalid_value", f"Binary messages need the subprotocol {binary.SUBPROTOCOL}.")
             else:
@@ -147,7 +177,12 @@ class Connection:
                 self._resting.set()
             case events.StateChanged():
                 self._resting.clear()
+            case (
+                events.OutputTranscript(item_id=item_id, delta=delta) | events.OutputText(item_id=item_id, delta=delta)
+            ):
+                self._shown = {item_id: self._shown.get(item_id, "") + delta}
             case events.TurnCompleted(timeline):
+                self._hold.changed(at_once=True)
                 self._metrics.turn(timeline)
                 logger.info("turn completed", extra={**self._fields, **timeline.as_dict()})
             case events.Problem(error, source):
@@ -158,6 +193,8 @@ class Connection:
                     self._end(EXPIRED)
             case _:
                 pass
+        if not isinstance(event, events.StateChanged | events.TranscriptPartial):
+            self._hold.changed()
         for translated in self._translator.translate(event):
             self._send(translated)
 
@@ -194,6 +231,18 @@ class Connection:
         except ConnectionError:
             self._end(CLOSED)
 
+    # --- the record ---------------------------------------------------------------------------------------------------
+
+    def _content(self) -> Content:
+        """What another connection would need to go on with this session."""
+        history = self._conversation.history if self._hold.record.transcripts_kept else ()
+        return settings_json(self._commands.session), history_json(history, self._shown)
+
+    def _take_leave(self) -> None:
+        """A newer connection has this session."""
+        self._send(error_event(ClientError("session_taken", "Another connection goes on with this session.")))
+        self._end(TAKEN)
+
     # --- the end ------------------------------------------------------------------------------------------------------
 
     async def _drain(self) -> None:
@@ -220,11 +269,19 @@ class Connection:
         ending = self._ending or DRAINED
         self._metrics.sessions_ended.labels(ending.reason).inc()
         logger.info("session ended", extra={**self._fields, "reason": ending.reason})
+        # Before the client is let go: it may be elsewhere within milliseconds.
+        await (self._hold.end() if ending is EXPIRED else self._hold.release())
         try:
             async with asyncio.timeout(CLOSE_S):
+                if ending is DRAINED and self._commands.session.extended and not self._ws.closed:
+                    await self._ws.send_str(json.dumps(self._moving()))
                 if ending is FAULT and not self._ws.closed:
                     failure = AntiphonError(Reason.INTERNAL, "The session failed; the server's log says why.")
                     await self._ws.send_str(json.dumps(error_event(failure)))
                 await self._ws.close(code=ending.code, message=ending.reason.encode())
         except (TimeoutError, ConnectionError):
             pass
+
+    def _moving(self) -> JsonObject:
+        session_id = self._commands.session.settings.session_id
+        return server_event("antiphon.session.moving", session_id=session_id, resume_s=self._hold.resume_s)

@@ -2,19 +2,22 @@
 
 import asyncio
 import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import replace
 
 from aiohttp import web
 
 from antiphon.contracts.errors import AntiphonError, Reason
-from antiphon.conversation.items import new_id
 from antiphon.orchestrator.api_errors import error_response
 from antiphon.orchestrator.auth import REALTIME_PATH, KeyRing, offered_subprotocols
 from antiphon.orchestrator.config import DEFAULT
 from antiphon.orchestrator.context import Context
+from antiphon.orchestrator.sessions import Hold, new_session_id
 from antiphon.orchestrator.transports.websocket.binary import SUBPROTOCOL
 from antiphon.orchestrator.transports.websocket.connection import CLOSE_S, Connection
 from antiphon.orchestrator.transports.websocket.server_events import error_event
+from antiphon.orchestrator.transports.websocket.session_record import session_of
 from antiphon.orchestrator.transports.websocket.session_resource import SessionResource
 
 HEARTBEAT_S = 20.0
@@ -26,6 +29,7 @@ REALTIME_SUBPROTOCOL = "realtime"
 _CLOSE_CODES = {
     Reason.UNAUTHENTICATED: 1008,
     Reason.MODEL_UNKNOWN: 1008,
+    Reason.SESSION_UNKNOWN: 1008,
     Reason.WORKER_FULL: 1013,
     Reason.DRAINING: 1012,
 }
@@ -46,13 +50,12 @@ class RealtimeEndpoint:
         """Hold one session. A refusal comes before the upgrade, or, for browsers, inside it."""
         try:
             caller = self._keys.caller(request)
-            session = self._session(request)
-            with self._context.admission.session(caller):
+            async with self._admitted(request, caller) as (session, hold):
                 ws = self._socket(request)
                 vad = await asyncio.to_thread(self._context.vad.open)  # some 20 ms, which no other session should feel
                 await ws.prepare(request)
                 try:
-                    await Connection(ws, self._context, session, vad).run()
+                    await Connection(ws, self._context, session, vad, hold).run()
                 finally:
                     if request.transport is not None and request.transport.get_write_buffer_size():
                         request.transport.abort()  # what this client does not read would be kept for it
@@ -61,7 +64,31 @@ class RealtimeEndpoint:
             self._context.metrics.errors.labels(error.reason.value).inc()
             return await self._refuse(request, error)
 
-    def _session(self, request: web.Request) -> SessionResource:
+    @asynccontextmanager
+    async def _admitted(self, request: web.Request, caller: str) -> AsyncIterator[tuple[SessionResource, Hold]]:
+        """A session, new or resumed, and its place among all; released at the end, whatever comes between."""
+        admission, sessions = self._context.admission, self._context.sessions
+        session_id = request.query.get("session_id")
+        if session_id is None:
+            session = self._new(request)
+            with admission.session(caller):
+                new = sessions.open(session.settings.session_id, caller, session.assistant)
+                try:
+                    yield session, new
+                finally:
+                    await new.release()
+            return
+        # A session that a client has here gives its place to the newer client; any other needs a free one first.
+        hold = await sessions.resume(session_id, caller) if sessions.has(session_id) else None
+        try:
+            with admission.session(caller):
+                hold = hold or await sessions.resume(session_id, caller)
+                yield session_of(hold.record, self._context.names, extended=_extended(request)), hold
+        finally:
+            if hold is not None:
+                await hold.release()
+
+    def _new(self, request: web.Request) -> SessionResource:
         """What a new session begins with, by the query and the subprotocols."""
         query, config = request.query, self._context.config
         intent = query.get("intent", "conversation")
@@ -71,7 +98,7 @@ class RealtimeEndpoint:
         # Who only wants a transcript may name the recogniser instead of an assistant.
         recogniser = self._context.names.model("asr", model) if transcribes and model != DEFAULT else None
         name, assistant = config.assistant(DEFAULT if recogniser is not None else model)
-        settings = assistant.settings(new_id("sess"))
+        settings = assistant.settings(new_session_id())
         if transcribes:
             turns = replace(settings.turns, create_response=False)
             settings = replace(settings, turns=turns, audio_output=False, recogniser=recogniser or settings.recogniser)
@@ -80,12 +107,12 @@ class RealtimeEndpoint:
             assistant=name,
             settings=settings,
             names=self._context.names,
-            extended=SUBPROTOCOL in offered_subprotocols(request),
+            extended=_extended(request),
         )
 
     def _socket(self, request: web.Request) -> web.WebSocketResponse:
         # The client's order says nothing: who offers ours wants it.
-        protocol = SUBPROTOCOL if SUBPROTOCOL in offered_subprotocols(request) else REALTIME_SUBPROTOCOL
+        protocol = SUBPROTOCOL if _extended(request) else REALTIME_SUBPROTOCOL
         return web.WebSocketResponse(
             timeout=CLOSE_S,
             heartbeat=HEARTBEAT_S,
@@ -104,3 +131,7 @@ class RealtimeEndpoint:
         await ws.send_str(json.dumps(error_event(error)))
         await ws.close(code=_CLOSE_CODES.get(error.reason, 1008), message=error.reason.value.encode())
         return ws
+
+
+def _extended(request: web.Request) -> bool:
+    return SUBPROTOCOL in offered_subprotocols(request)

@@ -21,6 +21,7 @@ JsonObject = dict[str, Any]
 _CODES = {
     Reason.UNAUTHENTICATED: "invalid_api_key",
     Reason.MODEL_UNKNOWN: "model_not_found",
+    Reason.SESSION_UNKNOWN: "session_not_found",
     Reason.WORKER_FULL: "server_full",
     Reason.DRAINING: "server_draining",
 }

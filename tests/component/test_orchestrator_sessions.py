@@ -1,0 +1,325 @@
+"""A client that comes back has its conversation again: here, elsewhere, after a kill, and without Redis."""
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import aiohttp
+import pytest
+
+from antiphon.orchestrator import sessions as kept
+from antiphon.registry.client import open_client
+from antiphon.registry.embedded import EmbeddedValkey
+from antiphon.registry.keys import Keys
+from antiphon.registry.records import RecordReader, SessionRecord
+from antiphon.registry.sessions import SessionStore
+from antiphon.testing.realtime import PATIENCE_S, Server, Talk, serving, silence, talking, tone
+
+pytestmark = pytest.mark.component
+
+KEYS = {"server": {"keys": [{"env": "TEST_API_KEYS"}]}}
+
+
+@pytest.fixture(scope="module")
+def api_keys() -> Any:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TEST_API_KEYS", "first-key\nsecond-key\n")
+        yield
+
+
+@contextlib.asynccontextmanager
+async def stored(url: str) -> AsyncIterator[SessionStore]:
+    client = open_client(url)
+    yield SessionStore(client, Keys("default"), RecordReader())
+    await client.aclose()
+
+
+async def until(condition: Callable[[], Any]) -> Any:
+    async with asyncio.timeout(PATIENCE_S):
+        while not (found := await condition()):
+            await asyncio.sleep(0.01)
+    return found
+
+
+async def spoken_turn(talk: Talk) -> None:
+    await talk.append(silence(200) + tone(600) + silence(1000))
+    await talk.until("response.done")
+
+
+def session_id(talk: Talk) -> str:
+    return str(talk.events[0]["session"]["id"])
+
+
+async def texts(talk: Talk, ids: list[str]) -> list[str]:
+    """What the server has under these ids."""
+    found = []
+    for item_id in ids:
+        await talk.connection.conversation.item.retrieve(item_id=item_id)
+        content = (await talk.until("conversation.item.retrieved"))["item"]["content"]
+        found.append(content[0].get("transcript") or content[0].get("text"))
+    return found
+
+
+def items(talk: Talk) -> list[str]:
+    return list(dict.fromkeys(event["item"]["id"] for event in talk.of("conversation.item.done")))
+
+
+async def closed(talk: Talk) -> tuple[int, str]:
+    with pytest.raises(Exception) as raised:  # the client's own class differs between its versions
+        while True:
+            await talk.next()
+    return raised.value.rcvd.code, raised.value.rcvd.reason  # type: ignore[attr-defined]
+
+
+async def refusal(server: Server, session: str, key: str = "none") -> tuple[int, str]:
+    async with (
+        aiohttp.ClientSession(headers={"Authorization": f"Bearer {key}"}) as http,
+        http.get(f"{server.url}/v1/realtime", params={"session_id": session}) as response,
+    ):
+        return response.status, (await response.json())["error"]["code"]
+
+
+async def test_another_orchestrator_goes_on_with_history_and_settings() -> None:
+    async with EmbeddedValkey() as valkey, serving(registry=valkey.url) as one, serving(registry=valkey.url) as other:
+        async with talking(one) as talk:
+            await talk.connection.session.update(
+                session={
+                    "type": "realtime",
+                    "instructions": "Be brief.",
+                    "audio": {"output": {"voice": "bob", "speed": 1.5}, "input": {"format": {"type": "audio/pcmu"}}},
+                }
+            )
+            before = (await talk.until("session.updated"))["session"]
+            await talk.say("hello")
+            await talk.connection.response.create()
+            await talk.until("response.done")
+            said = items(talk)
+        async with talking(other, session_id=session_id(talk)) as again:
+            assert again.events[0]["session"] == before
+            assert len(said) == 2
+            assert await texts(again, said) == ["hello", "one two three four"]
+            await again.say("and now")
+            await again.connection.response.create()
+            await again.until("response.done")
+            assert len(other.responder.requests[-1].history) == 3
+            assert other.responder.requests[-1].instructions == "Be brief."
+        assert other.value("antiphon_sessions_resumed_total") == 1
+
+
+async def test_the_newer_connection_wins_and_the_older_is_told() -> None:
+    async with EmbeddedValkey() as valkey, serving(registry=valkey.url) as one, serving(registry=valkey.url) as other:
+        async with talking(one) as first:
+            await first.say("hello")
+            async with talking(one, session_id=session_id(first)) as second:
+                assert await closed(first) == (1000, "session_taken")
+                assert first.of("error")[-1]["error"]["code"] == "session_taken"
+                assert await texts(second, items(first)) == ["hello"]
+                async with stored(valkey.url) as store:
+
+                    async def saved() -> bool:
+                        record = await store.read(session_id(first))
+                        return record is not None and record.epoch == 2 and len(record.history) == 1
+
+                    await until(saved)
+                async with talking(other, session_id=session_id(first)) as third:
+                    assert await closed(second) == (1000, "session_taken")
+                    assert await texts(third, items(first)) == ["hello"]
+        assert one.value("antiphon_sessions_ended_total", reason="session_taken") == 2
+
+
+@pytest.mark.usefixtures("api_keys")
+async def test_unknown_expired_and_foreign_sessions_are_refused() -> None:
+    config = KEYS | {"assistants": {"default": {"resume_s": 0.3}}}
+    async with EmbeddedValkey() as valkey, serving(registry=valkey.url, config=config) as server:
+        for unknown in ("sess_0123456789abcdef", "sess_*", "x" * 500, ""):
+            assert await refusal(server, unknown, "first-key") == (404, "SESSION_UNKNOWN")
+        async with talking(server, key="first-key") as talk:
+            assert await refusal(server, session_id(talk), "second-key") == (404, "SESSION_UNKNOWN")
+            await talk.say("it goes on")
+        assert await refusal(server, session_id(talk), "second-key") == (404, "SESSION_UNKNOWN")
+        async with talking(server, key="first-key", session_id=session_id(talk)):
+            pass
+        await asyncio.sleep(0.4)
+        assert await refusal(server, session_id(talk), "first-key") == (404, "SESSION_UNKNOWN")
+        async with (
+            aiohttp.ClientSession() as http,
+            http.ws_connect(
+                f"{server.url}/v1/realtime?session_id=sess_0123456789abcdef",
+                protocols=("realtime", "openai-insecure-api-key.first-key"),
+            ) as browser,
+        ):
+            assert (await browser.receive_json())["error"]["code"] == "session_not_found"
+            await browser.receive()
+            assert browser.close_code == 1008
+
+
+async def test_emptied_and_lost_redis_are_written_again() -> None:
+    async with EmbeddedValkey() as valkey, serving(registry=valkey.url) as one, serving(registry=valkey.url) as other:
+        async with stored(valkey.url) as store, talking(one) as talk:
+
+            async def saved() -> SessionRecord | None:
+                record = await store.read(session_id(talk))
+                return record if record is not None and len(record.history) == len(items(talk)) else None
+
+            await talk.say("hello")
+            await until(saved)
+            await store.client.flushall()
+            await until(saved)
+            await valkey.stop()
+            await talk.say("without Redis")
+            await talk.connection.response.create()
+            await talk.until("response.done")
+            await valkey.start()
+            await until(saved)
+        async with talking(other, session_id=session_id(talk)) as again:
+            assert await texts(again, items(talk)) == ["hello", "without Redis", "one two three four"]
+
+
+async def test_without_redis_a_session_is_resumed_where_it_was() -> None:
+    async with serving() as one, serving() as other:
+        async with talking(one) as talk:
+            await talk.say("hello")
+        async with talking(one, session_id=session_id(talk)) as again:
+            assert await texts(again, items(talk)) == ["hello"]
+        assert await refusal(other, session_id(talk)) == (503, "NO_WORKER")
+
+
+async def test_what_is_kept_is_an_option() -> None:
+    config = {"assistants": {"quiet": {"keep_transcripts": False}, "none": {"resume_s": 0}}}
+    async with (
+        EmbeddedValkey() as valkey,
+        stored(valkey.url) as store,
+        serving(registry=valkey.url, config=config) as one,
+    ):
+        async with talking(one, "quiet") as talk:
+            await talk.say("a secret")
+        record = await store.read(session_id(talk))
+        assert record is not None and record.history == () and not record.transcripts_kept
+        assert "a secret" not in record.model_dump_json()
+        async with talking(one, session_id=session_id(talk)) as again:
+            assert again.events[0]["session"]["model"] == "quiet"
+        async with talking(one, "none") as talk:
+            await talk.say("nothing of it")
+        assert await store.read(session_id(talk)) is None
+        assert await refusal(one, session_id(talk)) == (404, "SESSION_UNKNOWN")
+
+
+async def test_reply_that_a_kill_cut_off_is_kept_as_it_was_heard_and_one_that_was_owed_is_given() -> None:
+    async with EmbeddedValkey() as valkey, serving(registry=valkey.url) as other, stored(valkey.url) as store:
+
+        async def left(*history: dict[str, Any]) -> str:
+            """What an orchestrator that was killed has left behind."""
+            async with serving(registry=valkey.url) as template, talking(template) as talk:
+                pass
+            record = await store.read(session_id(talk))
+            assert record is not None
+            await store.save(record.model_copy(update={"history": history}), 60.0)
+            return session_id(talk)
+
+        asked = {"id": "item_1", "role": "user", "text": "what is the time", "spoken": True, "status": "completed"}
+        owed = await left(asked)
+        async with talking(other, session_id=owed) as talk:
+            await talk.until("response.done")
+            assert [item.id for item in other.responder.requests[-1].history] == ["item_1"]
+        cut = {"id": "item_2", "role": "assistant", "text": "one two", "spoken": True, "status": "incomplete"}
+        broken = await left(asked, cut, {"id": "item_3", "role": "nobody"})
+        async with talking(other, session_id=broken) as talk:
+            assert await texts(talk, ["item_1", "item_2"]) == ["what is the time", "one two"]
+            assert "response.created" not in talk.types()
+
+
+async def test_a_live_reply_is_saved_as_far_as_it_was_heard() -> None:
+    async with EmbeddedValkey() as valkey, stored(valkey.url) as store:
+        async with serving("word " * 30, registry=valkey.url) as server, talking(server) as talk:
+            await talk.say("hello")
+            await talk.connection.response.create()
+
+            async def heard() -> str:
+                record = await store.read(session_id(talk))
+                last = record.history[-1] if record is not None and record.history else {}
+                return str(last["text"]) if last.get("role") == "assistant" and last["text"] else ""
+
+            text = await until(heard)
+            assert 0 < len(text.split()) < 30
+            assert "response.done" not in talk.types()
+            await talk.connection.response.cancel()
+            await talk.until("response.done")
+
+
+async def test_drain_moves_clients_and_nothing_is_lost() -> None:
+    async with EmbeddedValkey() as valkey, serving(registry=valkey.url) as one, serving(registry=valkey.url) as other:
+        async with aiohttp.ClientSession() as http:
+            url = f"{one.url}/v1/realtime"
+            async with http.ws_connect(url, protocols=("realtime", "antiphon.v1")) as socket:
+                created = await socket.receive_json()
+                assert created["session"]["antiphon"] == {"resume_s": 300.0}
+                content = [{"type": "input_text", "text": "hello"}]
+                item = {"type": "message", "role": "user", "content": content}
+                await socket.send_json({"type": "conversation.item.create", "item": item})
+                await socket.send_json({"type": "response.create"})
+                while (await socket.receive_json())["type"] != "response.created":
+                    pass
+                one.admission.drain()
+                types, events = [], []
+                async for message in socket:
+                    if message.type is aiohttp.WSMsgType.TEXT:
+                        events.append(json.loads(message.data))
+                        types.append(events[-1]["type"])
+                assert socket.close_code == 1012
+                assert types[-1] == "antiphon.session.moving"
+                assert types.index("response.done") < len(types) - 1
+                assert events[-1]["session_id"] == created["session"]["id"]
+            assert await refusal(one, created["session"]["id"]) == (503, "DRAINING")
+            query = f"?session_id={created['session']['id']}"
+            url = f"{other.url}/v1/realtime{query}"
+            async with http.ws_connect(url, protocols=("realtime", "antiphon.v1")) as socket:
+                assert (await socket.receive_json())["session"]["id"] == created["session"]["id"]
+                resumed = await socket.receive_json()
+                assert resumed["type"] == "antiphon.session.resumed"
+                assert [item["role"] for item in resumed["items"]] == ["user", "assistant"]
+                assert resumed["items"][1]["content"][0]["transcript"] == "one two three four"
+
+
+async def test_stock_client_moves_by_itself() -> None:
+    async with EmbeddedValkey() as valkey, serving(registry=valkey.url) as one, serving(registry=valkey.url) as other:
+        codes: list[int] = []
+        async with one.client() as client:
+            seen: list[Any] = []
+
+            def again(event: Any) -> Any:
+                codes.append(event.close_code)
+                client.websocket_base_url = other.url.replace("http", "ws") + "/v1"
+                return {"extra_query": {"session_id": seen[0].session.id}}
+
+            manager = client.realtime.connect(model="default", on_reconnecting=again, initial_delay=0.01)
+            async with asyncio.timeout(PATIENCE_S), manager as connection:
+                async for event in connection:
+                    seen.append(event)
+                    if event.type == "session.created" and len(seen) == 1:
+                        one.admission.drain()
+                    elif event.type == "session.created":
+                        break
+        assert codes == [1012]
+        assert seen[0].session.id == seen[-1].session.id
+
+
+async def test_saving_is_rare_and_never_on_the_way_of_audio(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with EmbeddedValkey() as valkey, serving("word " * 12, registry=valkey.url) as server:
+        saves: list[float] = []
+        whole = SessionStore.save_all
+
+        async def slow(store: SessionStore, records: Any) -> list[bool]:
+            saves.append(asyncio.get_running_loop().time())
+            await asyncio.sleep(0.3)
+            return await whole(store, records)
+
+        monkeypatch.setattr(SessionStore, "save_all", slow)
+        async with talking(server) as talk:
+            await talk.say("hello")
+            await talk.connection.response.create()
+            await talk.until("response.done")
+            took = len(saves)
+        reply_s = len(talk.of("response.output_audio.delta")) * 0.02
+        assert took <= 3 + reply_s / kept.SAVE_S
