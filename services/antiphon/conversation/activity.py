@@ -13,7 +13,7 @@ from antiphon.contracts.frames import SAMPLE_BYTES
 HEARING_RATE_HZ = 16_000
 """What the recogniser is sent: speech recognisers are trained at 16 kHz."""
 
-_HYSTERESIS = 0.15
+HYSTERESIS = 0.15
 """A voiced stretch goes on until the probability falls this far below the threshold (Silero's own recommendation)."""
 
 
@@ -87,7 +87,7 @@ class Ear:
         while len(self._pending) >= size:
             window, self._pending = self._pending[:size], self._pending[size:]
             probability = self._vad.probability(np.ascontiguousarray(window))
-            self._voiced = probability >= self._threshold - (_HYSTERESIS if self._voiced else 0.0)
+            self._voiced = probability >= self._threshold - (HYSTERESIS if self._voiced else 0.0)
             start = self._position_samples
             self._position_samples += size * HEARING_RATE_HZ // self._vad.rate_hz
             heard, self._heard = bytes(self._heard), bytearray()

@@ -8,13 +8,12 @@ import numpy as np
 
 from antiphon.audio.pcm import float_to_pcm
 from antiphon.contracts.adapters import Samples, VadStream
+from antiphon.conversation.activity import HYSTERESIS
 
 PIECE_S = 25.0
 """The longest piece: Whisper hears 30 s at once, and wants room around the words."""
 _BREAK_S = 2.0
 """A pause this long ends a piece, and most of it is not sent at all: recognisers invent words in long silence."""
-_HYSTERESIS = 0.15
-"""A voiced stretch goes on until the probability falls this far below the threshold, as in a conversation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +93,7 @@ class Splitter:
 
     def _take(self, samples: Samples) -> Iterator[Piece]:
         probability = self._vad.probability(samples)
-        self._voiced = probability >= self._settings.threshold - (_HYSTERESIS if self._voiced else 0.0)
+        self._voiced = probability >= self._settings.threshold - (HYSTERESIS if self._voiced else 0.0)
         self._windows.append(_Window(samples, probability, self._voiced))
         self._silent_windows = 0 if self._voiced else self._silent_windows + 1
         self._speech = self._speech or self._voiced

@@ -27,8 +27,8 @@ from antiphon.worker.synthesis import Synthesis, SynthesisOrder
 Action = synthesis_pb2.ControlRequest.Action
 
 
-class SpeechSynthesis(synthesis_pb2_grpc.SpeechSynthesisServicer):
-    """`antiphon.v1.SpeechSynthesis`."""
+class _Speech:
+    """What speaking and hearing are served with."""
 
     def __init__(
         self, config: WorkerConfig, models: ModelManager, streams: Streams, hops: Executor, metrics: WorkerMetrics
@@ -38,6 +38,10 @@ class SpeechSynthesis(synthesis_pb2_grpc.SpeechSynthesisServicer):
         self._streams = streams
         self._hops = hops
         self._metrics = metrics
+
+
+class SpeechSynthesis(_Speech, synthesis_pb2_grpc.SpeechSynthesisServicer):
+    """`antiphon.v1.SpeechSynthesis`."""
 
     async def Synthesize(  # noqa: N802
         self, requests: AsyncIterator[synthesis_pb2.SynthesizeRequest], context: grpc.aio.ServicerContext
@@ -80,17 +84,8 @@ class SpeechSynthesis(synthesis_pb2_grpc.SpeechSynthesisServicer):
         return synthesis_pb2.ControlResponse(position_samples=synthesis.position_samples)
 
 
-class SpeechRecognition(recognition_pb2_grpc.SpeechRecognitionServicer):
+class SpeechRecognition(_Speech, recognition_pb2_grpc.SpeechRecognitionServicer):
     """`antiphon.v1.SpeechRecognition`."""
-
-    def __init__(
-        self, config: WorkerConfig, models: ModelManager, streams: Streams, hops: Executor, metrics: WorkerMetrics
-    ) -> None:
-        self._config = config
-        self._models = models
-        self._streams = streams
-        self._hops = hops
-        self._metrics = metrics
 
     async def Recognize(  # noqa: N802
         self, requests: AsyncIterator[recognition_pb2.RecognizeRequest], context: grpc.aio.ServicerContext
