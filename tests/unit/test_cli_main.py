@@ -10,7 +10,7 @@ from antiphon.worker.config import WorkerConfig
 
 pytestmark = pytest.mark.unit
 
-COMMANDS = ("up", "talk", "say", "transcribe", "models", "workers", "worker", "orchestrator", "demo", "bench")
+COMMANDS = ("up", "talk", "say", "transcribe", "models", "workers", "route", "worker", "orchestrator", "demo", "bench")
 
 
 def test_help_lists_every_command() -> None:

@@ -58,6 +58,13 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Watch = Annotated[bool, typer.Option("--watch", help="Print again at every change, until Ctrl-C.")]
 
 
+class Task(StrEnum):
+    """What a model does."""
+
+    TTS = "tts"
+    ASR = "asr"
+
+
 class TranscriptFormat(StrEnum):
     """How a transcript is written."""
 
@@ -195,6 +202,44 @@ def workers(watch: Watch = False, json: Json = False, redis: Redis = None, data_
     from antiphon.cli.tables import show, worker_rows
 
     _until_told(show(_registry(redis, data_dir), worker_rows, watch=watch, as_json=json))
+
+
+@app.command(
+    rich_help_panel="Look inside",
+    epilog=examples(
+        "antiphon route tts joe",
+        "antiphon route tts joe --explain",
+        "antiphon route asr tiny-en --language fr --explain --watch",
+    ),
+)
+def route(
+    task: Annotated[Task, typer.Argument(help="tts or asr.")],
+    model: Annotated[str, typer.Argument(help="A model of the catalogue, by name or alias.")],
+    explain: Annotated[bool, typer.Option("--explain", help="Every worker, and why it was or was not chosen.")] = False,
+    engine: Annotated[str, typer.Option(help="Only by this engine.")] = "",
+    language: Annotated[str, typer.Option(help="Such as en or en-GB.")] = "",
+    voice: Annotated[str, typer.Option(help="A voice of the model.")] = "",
+    sample_rate: Annotated[int, typer.Option(min=0, help="In Hz, at least.")] = 0,
+    streaming: Annotated[bool, typer.Option("--streaming", help="Only if it streams.")] = False,
+    cloning: Annotated[bool, typer.Option("--cloning", help="Only if it clones voices.")] = False,
+    emotion: Annotated[bool, typer.Option("--emotion", help="Only if it knows emotions.")] = False,
+    session: Annotated[str, typer.Option(help="As for this session: decides which revision it gets.")] = "",
+    watch: Watch = False,
+    json: Json = False,
+    redis: Redis = None,
+    data_dir: DataDir = DATA_DIR,
+) -> None:
+    """Tell which worker would be asked now, without asking it."""
+    from functools import partial
+
+    from antiphon.cli.tables import explained_rows, route_rows, show
+    from antiphon.registry.routing import RouteRequest
+
+    request = RouteRequest(
+        task.value, model, engine, language, voice, sample_rate, streaming, cloning, emotion, session
+    )
+    rows = partial(explained_rows if explain else route_rows, request)
+    _until_told(show(_registry(redis, data_dir), rows, watch=watch, as_json=json))
 
 
 @app.command(

@@ -1,9 +1,10 @@
-"""`antiphon models` and `antiphon workers`: what the registry says, as a table or as JSON."""
+"""`antiphon models`, `workers` and `route`: what the registry says, as a table or as JSON."""
 
 import asyncio
 import json
 from collections.abc import Callable
 from contextlib import nullcontext
+from random import Random
 from typing import Any
 
 from rich.console import Console
@@ -12,9 +13,11 @@ from rich.table import Table
 
 from antiphon.cli.running import Running
 from antiphon.contracts.errors import AntiphonError, Reason
+from antiphon.registry.routing import Candidate, RouteRequest, explain, route
 from antiphon.registry.snapshot import RegistryReader, Snapshot
 
 _FIRST_S = 3.0
+_SEED = 0  # the same question has the same answer for as long as nothing changes
 
 Row = dict[str, Any]
 """Column -> value, in the order of the columns."""
@@ -59,6 +62,42 @@ def worker_rows(snapshot: Snapshot) -> list[Row]:
             }
         )
     return rows
+
+
+def route_rows(request: RouteRequest, snapshot: Snapshot) -> list[Row]:
+    """A row for each worker that could be asked, in the order in which they would be."""
+    return [
+        {
+            "worker": candidate.worker,
+            "address": candidate.address,
+            "model": candidate.model,
+            "revision": candidate.digest,
+            "must_load": not candidate.resident,
+        }
+        for candidate in _candidates(request, snapshot)
+    ]
+
+
+def explained_rows(request: RouteRequest, snapshot: Snapshot) -> list[Row]:
+    """A row for each member: its place in the order, what it has of the model, and why it is not asked."""
+    order = {candidate.worker: place for place, candidate in enumerate(_candidates(request, snapshot), 1)}
+    rows: list[Row] = [
+        {
+            "place": order.get(verdict.worker),
+            "worker": verdict.worker,
+            "model_is": verdict.standing,
+            "streams": f"{verdict.streams}/{verdict.max_streams or '-'}",
+            "evicts_mib": verdict.evicts_mib,
+            "reason": verdict.reason.value if verdict.reason else "",
+            "why_not": verdict.refusal,
+        }
+        for verdict in explain(request, snapshot, rng=Random(_SEED))
+    ]
+    return sorted(rows, key=lambda row: (row["place"] is None, row["place"] or 0, row["worker"]))
+
+
+def _candidates(request: RouteRequest, snapshot: Snapshot) -> list[Candidate]:
+    return route(request, snapshot, rng=Random(_SEED), limit=len(snapshot.workers))
 
 
 async def show(where: Running, rows: Callable[[Snapshot], list[Row]], *, watch: bool, as_json: bool) -> None:
@@ -113,5 +152,13 @@ def _table(rows: list[Row]) -> Table | str:
         return "There is none."
     table = Table(*(column.replace("_", " ") for column in rows[0]), box=None, header_style="bold", pad_edge=False)
     for row in rows:
-        table.add_row(*(", ".join(value) if isinstance(value, list) else str(value) for value in row.values()))
+        table.add_row(*(_cell(value) for value in row.values()))
     return table
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(value)
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "-" if value is None else str(value)

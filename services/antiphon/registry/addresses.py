@@ -69,7 +69,8 @@ class Seeds:
         slot = key_slot(Keys(namespace).meta.encode())
         for first, last, (name, port, *_), *_ in await client.execute_command("CLUSTER", "SLOTS"):
             if first <= slot <= last:
-                return _text(name or host[0].strip("[]")), int(port)  # a node that does not know its own name: as we reached it
+                # A node that does not know its own name: as we reached it.
+                return _text(name or host[0].strip("[]")), int(port)
         return None
 
     def _url(self, host: Host) -> str:
