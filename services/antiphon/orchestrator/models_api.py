@@ -9,7 +9,6 @@ from antiphon.contracts.errors import Reason
 from antiphon.orchestrator.config import DEFAULT
 from antiphon.orchestrator.context import Context
 from antiphon.orchestrator.http_requests import FieldError
-from antiphon.orchestrator.names import Names
 from antiphon.registry.records import ModelRecord
 from antiphon.registry.snapshot import Snapshot
 
@@ -34,8 +33,7 @@ def _entry(context: Context, name: str) -> dict[str, Any]:
     for entry in _assistants(context):
         if entry["id"] == own:
             return entry
-    names = Names(context.config.aliases, context.config.model_defaults(), context.snapshot)
-    found = names.model("tts", name) or names.model("asr", name)
+    found = context.names.model("tts", name) or context.names.model("asr", name)
     for entry in _models(context.snapshot()):
         if entry["id"] == found:
             return entry

@@ -98,7 +98,7 @@ async def _fields(request: web.Request, max_input_chars: int) -> SpeechFields:
 
 
 def _synthesis_request(context: Context, fields: SpeechFields) -> SynthesisRequest:
-    names = Names(context.config.aliases, context.config.model_defaults(), context.snapshot)
+    names = context.names
     model = names.model("tts", fields.model)
     if model is None:
         raise FieldError("model", f"There is no voice model '{fields.model}'.", Reason.MODEL_UNKNOWN)

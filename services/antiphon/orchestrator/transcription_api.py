@@ -17,7 +17,6 @@ from antiphon.orchestrator.config import DEFAULT
 from antiphon.orchestrator.context import Context
 from antiphon.orchestrator.http_requests import FieldError, Fields, Reply, break_off, counted, parse_fields
 from antiphon.orchestrator.listening import listen
-from antiphon.orchestrator.names import Names
 from antiphon.orchestrator.recordings import SplitSettings, Splitter, pieces_of
 from antiphon.orchestrator.transcripts import HeardPiece, Recording, plain_json, subrip, verbose_json, webvtt
 from antiphon.orchestrator.uploads import Upload, uploaded
@@ -117,8 +116,7 @@ def _json_or_word(strategy: str) -> Any:
 
 
 def _recognition_request(context: Context, fields: TranscriptionFields) -> RecognitionRequest:
-    names = Names(context.config.aliases, context.config.model_defaults(), context.snapshot)
-    model = names.model("asr", fields.model)
+    model = context.names.model("asr", fields.model)
     if model is None:
         raise FieldError("model", f"There is no recogniser '{fields.model}'.", Reason.MODEL_UNKNOWN)
     record = context.snapshot().model("asr", model)
