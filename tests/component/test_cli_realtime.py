@@ -12,7 +12,9 @@ import pytest
 from aiohttp import WSMsgType, web
 from aiohttp.test_utils import TestServer
 
-from antiphon.cli.realtime import RATE_HZ, api_base, connect
+from antiphon.cli import link
+from antiphon.cli.link import api_base
+from antiphon.cli.realtime import LOST, RATE_HZ, RESUMED, connect
 from antiphon.contracts.errors import AntiphonError, Reason
 
 pytestmark = pytest.mark.component
@@ -163,10 +165,67 @@ async def test_an_event_that_does_not_come_is_named() -> None:
 
 async def test_a_session_that_the_server_ends_is_an_error() -> None:
     async def end(socket: web.WebSocketResponse) -> None:
+        await socket.close(code=1008)
+
+    async with serving(ScriptedServer(end).handle) as url, connect(url) as session:
+        with pytest.raises(AntiphonError, match="1008"):
+            await session.expect("response.done", within_s=5)
+
+
+@pytest.mark.parametrize("code", [1012, 1006])
+async def test_it_comes_back_to_its_session_and_sends_what_was_said_meanwhile(code: int) -> None:
+    connections: list[web.WebSocketResponse] = []
+
+    async def once(socket: web.WebSocketResponse) -> None:
+        connections.append(socket)
+        if len(connections) > 1:
+            return
+        if code == 1012:
+            await socket.close(code=code)
+        else:
+            assert scripted.request is not None and scripted.request.transport is not None
+            scripted.request.transport.abort()
+
+    scripted = ScriptedServer(once)
+    async with serving(scripted.handle) as url, connect(url) as session:
+        await session.expect(LOST, within_s=5)
+        await session.send({"type": "said.meanwhile"})
+        await session.expect(RESUMED, within_s=5)
+        await until(lambda: bool(scripted.sent("said.meanwhile")))
+        assert scripted.request is not None
+        assert scripted.request.query["session_id"] == "sess_1"
+        assert len(connections) == 2
+
+
+async def test_it_does_not_come_back_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(link, "TRIES_S", (0.0, 0.01, 0.01))
+    taken = 0
+
+    async def end(socket: web.WebSocketResponse) -> None:
+        nonlocal taken
+        taken += 1
         await socket.close(code=1012)
 
     async with serving(ScriptedServer(end).handle) as url, connect(url) as session:
         with pytest.raises(AntiphonError, match="1012"):
+            await session.expect("response.done", within_s=5)
+        with pytest.raises(AntiphonError, match="1012"):
+            await session.send({"type": "too.late"})
+    assert taken == 4
+
+
+async def test_a_server_that_does_not_know_the_session_any_more_is_an_error() -> None:
+    async def forgetful(request: web.Request) -> web.StreamResponse:
+        if "session_id" in request.query:
+            return web.Response(status=404)
+        socket = web.WebSocketResponse()
+        await socket.prepare(request)
+        await socket.send_json({"type": "session.created", "session": {"id": "sess_1"}})
+        await socket.close(code=1012)
+        return socket
+
+    async with serving(forgetful) as url, connect(url) as session:
+        with pytest.raises(AntiphonError, match="does not know this session"):
             await session.expect("response.done", within_s=5)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import aiohttp
 
-from antiphon.cli.realtime import api_base, unreachable
+from antiphon.cli.link import api_base, unreachable
 from antiphon.contracts.errors import MEANINGS, AntiphonError, Reason
 
 _PIECE_BYTES = 16_384

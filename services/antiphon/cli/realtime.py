@@ -5,14 +5,14 @@ import base64
 import json
 import struct
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlencode
 
 import aiohttp
 
 from antiphon.audio.pcm import Samples, float_to_pcm, pcm_to_float
+from antiphon.cli.link import Link
 from antiphon.cli.playout import Line, Microphone, Speaker
 from antiphon.contracts.errors import AntiphonError, Reason
 from antiphon.contracts.frames import FRAME_MS
@@ -24,14 +24,17 @@ EXTENSION = "antiphon.v1"
 HEADER = struct.Struct("!BBHIQ")
 """Of a binary message: version, kind, flags, generation, sample position."""
 VERSION, USER_AUDIO, REPLY_AUDIO = 1, 1, 2
-_MESSAGE_BYTES = 64 * 2**20
+LOST, RESUMED = "client.connection_lost", "client.connection_resumed"
+"""Events of this client's own, between those of the server."""
 _OPEN_S = 10.0
-_CLOSE_S = 3.0
 
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """A server event and when it came, in seconds from the session's start. Audio is taken out of `body`."""
+    """A server event and when it came, in seconds from the session's start. Audio is taken out of `body`.
+
+    Between them stand `LOST` and `RESUMED`.
+    """
 
     at_s: float
     type: str
@@ -42,11 +45,13 @@ class RealtimeSession:
     """A session as a person's client holds it: a microphone that streams, a speaker that plays, events in order.
 
     Made by `connect`. The speaker falls silent at `speech_started`, and says so to the server, as stock clients do.
+    When the connection breaks, or the server sends it elsewhere, it comes back to the session by itself; what is said
+    meanwhile is sent then.
     """
 
     def __init__(
         self,
-        socket: aiohttp.ClientWebSocketResponse,
+        link: Link,
         speaker: Speaker,
         *,
         extension: bool = False,
@@ -58,7 +63,8 @@ class RealtimeSession:
         self._forgotten = 0
         self.microphone = Microphone(RATE_HZ)
         self.speaker = speaker
-        self._socket = socket
+        self._link = link
+        link.on_change = self._on_change
         self._extension = extension
         self._loop = asyncio.get_running_loop()
         self._start = self._loop.time()
@@ -74,7 +80,7 @@ class RealtimeSession:
 
     async def send(self, event: Mapping[str, Any]) -> None:
         """Send a client event. Raises `AntiphonError(WORKER_LOST)` when the server has closed the session."""
-        await self._write(json.dumps(event))
+        await self._link.send(json.dumps(event))
 
     async def begin(self, settings: Mapping[str, Any] | None) -> None:
         """Wait until the session stands, with these settings where there are any."""
@@ -144,7 +150,7 @@ class RealtimeSession:
     async def send_audio(self, samples: Samples) -> None:
         """Send the user's next samples: float32, mono, 24 kHz."""
         if self._extension:
-            await self._write(HEADER.pack(VERSION, USER_AUDIO, 0, 0, self._sent_samples) + float_to_pcm(samples))
+            await self._link.send(HEADER.pack(VERSION, USER_AUDIO, 0, 0, self._sent_samples) + float_to_pcm(samples))
         else:
             await self.send(
                 {"type": "input_audio_buffer.append", "audio": base64.b64encode(float_to_pcm(samples)).decode()}
@@ -154,22 +160,20 @@ class RealtimeSession:
     async def receive(self) -> None:
         """Take in what the server sends, until it closes the session or this is cancelled."""
         try:
-            async for message in self._socket:
+            async for message in self._link.messages():
                 if message.type is aiohttp.WSMsgType.TEXT:
                     await self._take(json.loads(message.data))
                 elif message.type is aiohttp.WSMsgType.BINARY:
                     self._take_binary(message.data)
-            self._ended = _closed(self._socket)
+        except AntiphonError as error:
+            self._ended = error
         except (ValueError, KeyError, struct.error) as error:
             self._ended = AntiphonError(Reason.INTERNAL, f"The server does not speak Realtime: {error!r}.")
         finally:
             self._arrived.set()
 
-    async def _write(self, message: str | bytes) -> None:
-        try:
-            await (self._socket.send_str(message) if isinstance(message, str) else self._socket.send_bytes(message))
-        except (ConnectionError, aiohttp.ClientError):
-            raise self._ended or AntiphonError(Reason.WORKER_LOST, "The server closed the session.") from None
+    def _on_change(self, connected: bool) -> None:
+        self._keep(Received(self.now_s, RESUMED if connected else LOST, {}))
 
     async def _take(self, body: dict[str, Any]) -> None:
         event = Received(self.now_s, body.get("type", ""), body)
@@ -177,9 +181,18 @@ class RealtimeSession:
             self._play(body["item_id"], base64.b64decode(body.pop("delta")))
         elif event.type == "response.output_item.added" and body["item"].get("type") == "message":
             self._reply_item = body["item"]["id"]
+        elif event.type == "session.created":
+            self._begin_or_go_on(str(body["session"].get("id") or ""))
         elif event.type == "input_audio_buffer.speech_started":
             await self._yield_to_user()
         self._keep(event)
+
+    def _begin_or_go_on(self, session_id: str) -> None:
+        if self._link.session_id not in ("", session_id):
+            raise AntiphonError(
+                Reason.SESSION_UNKNOWN, "The server began anew: it does not know this session any more."
+            )
+        self._link.session_id = session_id
 
     def _take_binary(self, message: bytes) -> None:
         _, kind, _, generation, position = HEADER.unpack_from(message)
@@ -203,8 +216,8 @@ class RealtimeSession:
         dropped = self.speaker.drop(self.now_s)
         if dropped is not None:
             item_id, heard_ms = dropped
-            truncate = {"item_id": item_id, "content_index": 0, "audio_end_ms": heard_ms}
-            await self.send({"type": "conversation.item.truncate", **truncate})
+            truncate = {"type": "conversation.item.truncate", "item_id": item_id, "content_index": 0}
+            await self._link.send(json.dumps({**truncate, "audio_end_ms": heard_ms}), patient=False)
 
 
 @asynccontextmanager
@@ -234,54 +247,17 @@ async def connect(
     """
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     protocols = ("realtime", EXTENSION) if extension else ()
-    address = f"{api_base(url)}/realtime?{urlencode({'model': assistant})}"
     async with aiohttp.ClientSession(headers=headers) as http:
-        try:
-            socket = await http.ws_connect(address, protocols=protocols, max_msg_size=_MESSAGE_BYTES)
-        except aiohttp.WSServerHandshakeError as error:
-            raise _refused(error.status, url) from None
-        except (aiohttp.ClientError, OSError) as error:
-            raise unreachable(url) from error
-        client = RealtimeSession(socket, speaker or Speaker(RATE_HZ), extension=extension, most_events=most_events)
+        link = Link(http, url, {"model": assistant}, protocols)
+        await link.open()
+        client = RealtimeSession(link, speaker or Speaker(RATE_HZ), extension=extension, most_events=most_events)
         receiving = asyncio.create_task(client.receive(), name="receive")
         try:
             await client.begin(session)
             yield client
         finally:
             try:
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(_CLOSE_S):
-                        await socket.close()
+                await link.close()
             finally:
                 receiving.cancel()
                 await asyncio.wait((receiving,))
-
-
-def api_base(url: str) -> str:
-    """The address under which a server's API stands: `/v1`, unless the URL has a path of its own."""
-    base = url.rstrip("/")
-    return base if base.count("/") > 2 else f"{base}/v1"
-
-
-def unreachable(url: str) -> AntiphonError:
-    """The error for a server that does not answer."""
-    return AntiphonError(
-        Reason.NO_WORKER, f"Nothing answers at {url}: start it with `antiphon up`, or name another with --url."
-    )
-
-
-def _refused(status: int, url: str) -> AntiphonError:
-    if status in (401, 403):
-        return AntiphonError(Reason.UNAUTHENTICATED, f"{url} wants an API key: give it with --key or ANTIPHON_API_KEY.")
-    if status == 404:
-        return AntiphonError(
-            Reason.MODEL_UNKNOWN, f"{url} has no such assistant: `antiphon models` lists what there is."
-        )
-    if status in (429, 503):
-        return AntiphonError(Reason.WORKER_FULL, f"{url} takes no more sessions now: try again in a moment.")
-    return AntiphonError(Reason.INTERNAL, f"{url} refused the session with HTTP {status}.")
-
-
-def _closed(socket: aiohttp.ClientWebSocketResponse) -> AntiphonError:
-    code = socket.close_code
-    return AntiphonError(Reason.WORKER_LOST, f"The server closed the session (code {code}).")

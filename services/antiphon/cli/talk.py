@@ -12,7 +12,7 @@ from rich.markup import escape
 from antiphon.audio.files import read_audio, write_wav
 from antiphon.audio.pcm import float_to_pcm
 from antiphon.cli.api import Server
-from antiphon.cli.realtime import RATE_HZ, RealtimeSession, Received, connect
+from antiphon.cli.realtime import LOST, RATE_HZ, RESUMED, RealtimeSession, Received, connect
 from antiphon.cli.sound import Loudspeaker, microphone
 from antiphon.contracts.errors import AntiphonError, Reason
 
@@ -99,6 +99,10 @@ def _words(event: Received) -> str:
         return str(event.body["delta"])
     if event.type == _HEARD:
         return f"[green]you[/]       {escape(event.body['transcript'].strip())}"
+    if event.type == LOST:
+        return "[yellow]the connection is lost: coming back …[/]"
+    if event.type == RESUMED:
+        return "[yellow]the conversation goes on[/]"
     if event.type == "error":
         return f"[red]error[/]     {escape(str(event.body['error'].get('message')))}"
     return ""
