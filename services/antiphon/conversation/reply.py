@@ -1,17 +1,17 @@
 """One reply: what a responder thinks of, spoken as it comes, paced, and stopped at any word.
 
-A reply may begin before the turn is decided. Until `commit` it thinks and synthesises but shows nothing: every effect
-that the world could see waits in order.
+A reply may begin before the turn is decided. Until `commit` it thinks and synthesises but shows nothing.
 """
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 
 from antiphon.contracts.errors import AntiphonError, Reason
 from antiphon.conversation import events
-from antiphon.conversation.items import FunctionCall, History, Item, Message, new_id
+from antiphon.conversation.items import History, new_id
+from antiphon.conversation.output import Output
 from antiphon.conversation.playout import Playout
 from antiphon.conversation.ports import (
     ClauseBegins,
@@ -72,16 +72,9 @@ class Reply:
         self.done = False
         self._plan = plan
         self._ports = ports
-        self._history = history
-        self._emit = emit
         self._on_audible = on_audible
-        self._withheld: list[Callable[[], None]] | None = []
         self._committed = asyncio.Event()
-        self._outputs: list[Item] = []
-        self._message: Message | None = None
-        self._message_index = 0
-        self._previous_item_id: str | None = None
-        self._call_deltas: dict[str, FunctionCall] = {}
+        self._output = Output(self.id, history, emit, audio=plan.synthesis is not None, metadata=plan.metadata)
         self._spoken = SpokenText()
         self._shown = 0
         self._reported_samples = 0
@@ -94,14 +87,13 @@ class Reply:
         rate_hz = plan.synthesis.sample_rate_hz if plan.synthesis else 24_000
         self._playout = Playout(ports.clock, rate_hz, plan.lead_ms, self._send_frame)
         self._rate_hz = rate_hz
-        self._do(lambda: emit(events.ResponseCreated(self.id, plan.metadata, plan.synthesis is not None)))
 
     # --- driven by the conversation ---------------------------------------------------------------------------------
 
     @property
     def message_id(self) -> str | None:
         """The item that holds what is said, once there is one."""
-        return None if self._message is None else self._message.id
+        return None if self._output.message is None else self._output.message.id
 
     @property
     def position_samples(self) -> int:
@@ -110,9 +102,7 @@ class Reply:
 
     def commit(self) -> None:
         """The turn is decided for this reply: show what waited, and let it sound."""
-        withheld, self._withheld = self._withheld or [], None
-        for effect in withheld:
-            effect()
+        self._output.commit()
         self._committed.set()
 
     def set_gain_db(self, gain_db: float) -> None:
@@ -141,26 +131,22 @@ class Reply:
             return
         self.done = True
         self._playout.pause()
-        if self._withheld is not None:
+        if not self._output.is_shown:
             return
-        if self._message is not None and self._plan.synthesis is not None:
+        if self._output.message is not None and self._plan.synthesis is not None:
             self.truncate(client_end_ms)
-        elif self._message is not None:
-            self._amend(self._spoken.text, "incomplete")
-        self._break_off_calls()
-        self._finish_message()
-        self._emit_done("cancelled", reason)
+        elif self._output.message is not None:
+            self._output.amend(self._spoken.text, "incomplete")
+        self._show_done("cancelled", reason)
 
     def truncate(self, client_end_ms: int | None = None) -> None:
         """Make the history hold what was heard: at most what was played, and at most what the client says."""
-        if self._message is None:
+        if self._output.message is None:
             return
         heard_samples = self._playout.heard_samples
         if client_end_ms is not None:
             heard_samples = min(heard_samples, client_end_ms * self._rate_hz // 1000)
-        text = self._spoken.heard(heard_samples)
-        self._amend(text, "incomplete")
-        self._emit(events.ItemTruncated(self._message.id, heard_samples * 1000 // self._rate_hz, text))
+        self._output.truncate(self._spoken.heard(heard_samples), heard_samples * 1000 // self._rate_hz)
 
     async def run(self) -> None:
         """Think, speak and play until the last frame was sent. Faults of its ports end it as a failed reply."""
@@ -197,8 +183,7 @@ class Reply:
             if aclose is not None:
                 await aclose()
         if self._error is None:
-            for call in self._call_deltas.values():
-                self._finish_call(call)
+            self._output.finish_calls()
         if self._stream is not None:
             self._stream.end()
         self._voice_opened.set()
@@ -208,21 +193,17 @@ class Reply:
             case TextDelta(text):
                 self._say(text)
             case FunctionCallDelta():
-                self._call(part)
+                self._output.call(part)
             case Usage():
                 self._usage = part
 
     def _say(self, text: str) -> None:
         if not text:
             return
-        if self._message is None:
-            self._start_message()
+        self._output.begin_message()
         self._spoken.push(text)
         if self._plan.synthesis is None:
-            message = self._message
-            assert message is not None
-            delta = events.OutputText(self.id, message.id, self._message_index, text)
-            self._do(lambda: self._emit(delta))
+            self._output.add_text(text)
             return
         if self._stream is None:
             self._stream = self._ports.synthesiser.open(self._plan.synthesis)
@@ -231,51 +212,9 @@ class Reply:
 
     def _apologise(self, error: AntiphonError) -> None:
         self._error = error
-        self._do(lambda: self._emit(events.Problem(error, "responder")))
+        self._output.show(events.Problem(error, "responder"))
         if not self._spoken.text and self._plan.apology:
             self._say(self._plan.apology)
-
-    # --- tools ------------------------------------------------------------------------------------------------------
-
-    def _call(self, part: FunctionCallDelta) -> None:
-        call = self._call_deltas.get(part.call_id)
-        if call is None:
-            call = FunctionCall(new_id("item"), part.call_id, part.name, status="in_progress")
-            self._call_deltas[part.call_id] = call
-            index, started = len(self._outputs), call
-            self._outputs.append(call)
-            self._do(lambda: self._emit(self._started(index, started)))
-        if part.arguments:
-            index = self._index(call)
-            self._call_deltas[part.call_id] = call = replace(call, arguments=call.arguments + part.arguments)
-            delta = events.FunctionCallArguments(self.id, call.id, index, call.call_id, part.arguments)
-            self._do(lambda: self._emit(delta))
-
-    def _started(self, index: int, call: FunctionCall) -> events.FunctionCallStarted:
-        return events.FunctionCallStarted(self.id, index, call, self._history.add(call))
-
-    def _finish_call(self, call: FunctionCall) -> None:
-        index = self._index(call)
-        finished = replace(call, status="completed")
-        self._outputs[index] = finished
-
-        def effect() -> None:
-            known = self._keep(finished)
-            previous = self._history.before(finished.id) if known else None
-            self._emit(events.FunctionCallDone(self.id, index, finished, previous))
-
-        self._do(effect)
-
-    def _break_off_calls(self) -> None:
-        """Calls whose arguments did not come whole are nobody's to carry out."""
-        for index, item in enumerate(self._outputs):
-            if isinstance(item, FunctionCall) and item.status == "in_progress":
-                call = replace(self._call_deltas[item.call_id], status="incomplete")
-                self._outputs[index] = call
-                self._keep(call)
-
-    def _index(self, item: Item) -> int:
-        return next(index for index, known in enumerate(self._outputs) if known.id == item.id)
 
     # --- speaking ---------------------------------------------------------------------------------------------------
 
@@ -306,19 +245,17 @@ class Reply:
     def _fail_voice(self, error: AntiphonError) -> None:
         self._error = error
         self._voice_failed = True
-        self._do(lambda: self._emit(events.Problem(error, "synthesiser")))
+        self._output.show(events.Problem(error, "synthesiser"))
 
     async def _play(self) -> None:
         await self._committed.wait()
         await self._playout.run()
 
     def _send_frame(self, pcm: bytes, position: int) -> None:
-        message = self._message
-        assert message is not None  # audio comes of text, and text begins the message
         if position == 0:
             self.timeline.first_audio = self._ports.clock.now()
             self._on_audible()
-        self._emit(events.OutputAudio(self.id, message.id, self._message_index, pcm, position, self._plan.generation))
+        self._output.add_frame(pcm, position, self._plan.generation)
         sent = self._playout.sent_samples
         self._show(self._spoken.begun(sent))
         if self._stream is not None and sent - self._reported_samples >= _PLAYED_EVERY_SAMPLES:
@@ -326,77 +263,30 @@ class Reply:
             self._stream.played(sent + self._playout.dropped_samples)
 
     def _show(self, offset: int) -> None:
-        if offset <= self._shown or self._message is None:
-            return
-        delta, self._shown = self._spoken.text[self._shown : offset], offset
-        self._emit(events.OutputTranscript(self.id, self._message.id, self._message_index, delta))
+        if offset > self._shown:
+            words, self._shown = self._spoken.text[self._shown : offset], offset
+            self._output.add_words(words)
 
-    # --- the message and the end ------------------------------------------------------------------------------------
-
-    def _start_message(self) -> None:
-        spoken = self._plan.synthesis is not None
-        message = Message(new_id("item"), "assistant", spoken=spoken, status="in_progress")
-        self._message, self._message_index = message, len(self._outputs)
-        self._outputs.append(message)
-
-        def effect() -> None:
-            self._previous_item_id = self._history.add(message)
-            started = events.OutputMessageStarted(self.id, self._message_index, message, self._previous_item_id)
-            self._emit(started)
-
-        self._do(effect)
-
-    def _amend(self, text: str, status: str) -> None:
-        assert self._message is not None
-        self._message = replace(self._message, text=text, status="completed" if status == "completed" else "incomplete")
-        self._outputs[self._message_index] = self._message
-        self._keep(self._message)
-
-    def _keep(self, item: Item) -> bool:
-        """Put an item's new form into the history; False when the client has deleted it there."""
-        if self._history.get(item.id) is None:
-            return False
-        self._history.replace(item)
-        return True
-
-    def _finish_message(self) -> None:
-        if self._message is not None:
-            index = self._message_index
-            self._emit(events.OutputMessageDone(self.id, index, self._message, self._previous_item_id))
+    # --- the end ----------------------------------------------------------------------------------------------------
 
     def _end(self) -> None:
         self.done = True
-        if self._message is not None:
-            if not self._voice_failed:
-                text = self._spoken.text.rstrip()
-                self._show(len(text))
-                self._amend(text, "completed")
-            else:
-                self._amend(self._spoken.heard(self._playout.sent_samples), "incomplete")
-        self._break_off_calls()
-        self._finish_message()
+        if self._voice_failed:
+            self._output.amend(self._spoken.heard(self._playout.sent_samples), "incomplete")
+        elif self._output.message is not None:
+            text = self._spoken.text.rstrip()
+            self._show(len(text))
+            self._output.amend(text, "completed")
         if self._error is not None:
-            self._emit_done("failed", "error")
+            self._show_done("failed", "error")
         elif self._usage.truncated:
-            self._emit_done("incomplete", "max_output_tokens")
+            self._show_done("incomplete", "max_output_tokens")
         else:
-            self._emit_done("completed", "")
+            self._show_done("completed", "")
 
-    def _emit_done(self, status: events.DoneStatus, reason: events.DoneReason) -> None:
+    def _show_done(self, status: events.DoneStatus, reason: events.DoneReason) -> None:
         self.timeline.reply_end = self._ports.clock.now()
-        audio = self._plan.synthesis is not None
-        outputs: Sequence[Item] = self._outputs
-        self._emit(
-            events.ResponseDone(
-                self.id, status, reason, tuple(outputs), self._plan.metadata, audio, self._usage, self._error
-            )
-        )
-
-    def _do(self, effect: Callable[[], None]) -> None:
-        if self._withheld is None:
-            effect()
-        else:
-            self._withheld.append(effect)
+        self._output.done(status, reason, self._usage, self._error)
 
     async def _close_stream(self) -> None:
         if self._stream is not None:
