@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 
-from antiphon.cli.bench.figures import Figure, Goal
+from antiphon.cli.bench.figures import Figure, Goal, statistic
 from antiphon.cli.bench.recordings import by_name, lasting
 from antiphon.cli.bench.stage import Sample, Stage, Suite, Trial
 from antiphon.cli.bench.suites.voice_to_voice import voice_to_voice_ms
@@ -44,7 +44,7 @@ def report(samples: Sequence[Sample]) -> Sequence[Figure]:
     one, three = (
         tuple(ms for sample in samples if sample["conversations"] == count for ms in sample["ms"]) for count in (1, 3)
     )
-    middle = sorted(one)[len(one) // 2] if one else 0.0
+    middle = statistic(one, "p50") if one else 0.0
     return [
         Figure("one conversation", one),
         Figure("three conversations", three, beside="one conversation"),
