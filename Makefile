@@ -5,6 +5,8 @@ SHELL := /bin/bash
 
 PYTHON ?= 3.11
 BIN := .venv/bin
+# Tests at once: most of them wait for something to be said, so there may be more of them than cores.
+PROCESSES ?= 4
 # uv from the system, else one that pip puts beside the caches.
 UV := $(or $(shell command -v uv 2>/dev/null),.cache/uv/bin/uv)
 # What a fast second run is worth: nothing is installed again unless these change.
@@ -20,8 +22,8 @@ setup: $(INSTALLED) ## Install what everything needs into .venv (Python 3.11 and
 run: setup speech ## Start antiphon, hold a spoken conversation with it, stay up until Ctrl-C (ONCE=1: end after it)
 	@$(BIN)/antiphon demo $(if $(ONCE),--once) $(ARGS)
 
-test: setup speech ## Run every test (ARGS="-k name": some)
-	@$(BIN)/python -m pytest $(ARGS)
+test: setup speech ## Run every test (ARGS="-k name": some; PROCESSES=0: one after another)
+	@$(BIN)/python -m pytest -n $(PROCESSES) --dist loadfile $(ARGS)
 
 lint: setup ## Check format, style, types and import layers
 	@echo "format" && $(BIN)/ruff format --check .
