@@ -149,7 +149,7 @@ async def test_all_full_waits_then_says_so() -> None:
         held = made.synthesiser.open(request())
         await made.until_busy()
         error = await outcome(speak(made))
-        assert error.reason is Reason.NO_WORKER and "1 streams" in error.message and error.retry_after_ms
+        assert error.reason is Reason.WORKER_FULL and "1 streams" in error.message and error.retry_after_ms
         late = speak(made, speed=20)
         waiting = asyncio.create_task(late.run())
         await asyncio.sleep(0)

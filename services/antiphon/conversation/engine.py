@@ -18,6 +18,7 @@ from antiphon.conversation.items import History, Item, Message, new_id
 from antiphon.conversation.limits import LimitWatch
 from antiphon.conversation.ports import (
     FinalTranscript,
+    ModelLoading,
     PartialTranscript,
     Ports,
     RecognitionRequest,
@@ -282,7 +283,13 @@ class Conversation:
         settings = self._settings
         self._utterance = utterance
         utterance.stream = self._ports.recogniser.open(
-            RecognitionRequest(settings.session_id, settings.recogniser, settings.language, HEARING_RATE_HZ)
+            RecognitionRequest(
+                settings.session_id,
+                settings.recogniser,
+                settings.language,
+                HEARING_RATE_HZ,
+                fallback=settings.recogniser_fallback,
+            )
         )
         utterance.audio_bytes = 0
         utterance.hear(self._ear.preroll())
@@ -310,6 +317,8 @@ class Conversation:
                         self._on_answer(utterance, result)
                     case FinalTranscript(transcript):
                         self._complete(utterance, transcript)
+                    case ModelLoading():
+                        self._emit(events.Loading("asr", result.model, result.progress, result.fallback))
                 if not self._waited_for(utterance):
                     break
         except AntiphonError as error:

@@ -301,6 +301,18 @@ class Problem:
     source: Literal["recogniser", "synthesiser", "responder"]
 
 
+@dataclass(frozen=True, slots=True)
+class Loading:
+    """No worker held the model that this turn asked for; it is being loaded."""
+
+    task: Literal["asr", "tts"]
+    model: str
+    progress: float
+    """0 to 1."""
+    fallback: str
+    """The model that serves meanwhile; empty: the turn waits."""
+
+
 Event = (
     StateChanged
     | SpeechStarted
@@ -333,4 +345,5 @@ Event = (
     | LimitNear
     | ConversationEnded
     | Problem
+    | Loading
 )

@@ -187,6 +187,7 @@ def _plan(
         settings.language,
         settings.output_rate_hz,
         settings.speed,
+        fallback=settings.voice_fallback,
     )
     return ReplyPlan(
         request,

@@ -36,6 +36,17 @@ class LoopClock:
         await asyncio.sleep(max(0.0, deadline - self.now()))
 
 
+@dataclass(frozen=True, slots=True)
+class ModelLoading:
+    """No worker holds the model that was asked for; one was asked to load it."""
+
+    model: str
+    progress: float
+    """0 to 1."""
+    fallback: str = ""
+    """The model that serves this stream meanwhile; empty: the stream waits."""
+
+
 # --- ears -----------------------------------------------------------------------------------------------------------
 
 
@@ -49,6 +60,8 @@ class RecognitionRequest:
     language: str = ""
     sample_rate_hz: int = 16_000
     word_times: bool = False
+    fallback: str = ""
+    """The model that hears it when no worker holds the first; empty: it waits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +109,7 @@ class FinalTranscript:
     transcript: Transcript
 
 
-RecognitionResult = PartialTranscript | SpeculativeTranscript | FinalTranscript
+RecognitionResult = PartialTranscript | SpeculativeTranscript | FinalTranscript | ModelLoading
 
 
 class RecognitionStream(Protocol):
@@ -146,6 +159,8 @@ class SynthesisRequest:
     sample_rate_hz: int = 24_000
     speed: float = 1.0
     style: str = ""
+    fallback: str = ""
+    """The model that speaks, with its own first voice, when no worker holds the first; empty: the reply waits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +202,7 @@ class ClauseWords:
     words: tuple[SpokenWord, ...]
 
 
-SpeechPart = ClauseBegins | SpeechAudio | ClauseWords
+SpeechPart = ClauseBegins | SpeechAudio | ClauseWords | ModelLoading
 
 
 class SynthesisStream(Protocol):

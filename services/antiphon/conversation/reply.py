@@ -17,9 +17,11 @@ from antiphon.conversation.ports import (
     ClauseBegins,
     ClauseWords,
     FunctionCallDelta,
+    ModelLoading,
     Ports,
     ReplyRequest,
     SpeechAudio,
+    SpeechPart,
     SynthesisRequest,
     SynthesisStream,
     TextDelta,
@@ -228,7 +230,7 @@ class Reply:
                 self._fail_voice(error)
         self._playout.finish()
 
-    def _queue(self, part: ClauseBegins | SpeechAudio | ClauseWords) -> None:
+    def _queue(self, part: SpeechPart) -> None:
         match part:
             case SpeechAudio(pcm):
                 if self.timeline.first_audio_ready is None:
@@ -241,6 +243,9 @@ class Reply:
                 self._spoken.begin_clause(part, self._playout.queued_end_samples)
             case ClauseWords():
                 self._spoken.add_words(part)
+            case ModelLoading(model, progress, fallback):
+                loading = events.Loading("tts", model, progress, fallback)
+                self._output.show(loading)
 
     def _fail_voice(self, error: AntiphonError) -> None:
         self._error = error

@@ -63,6 +63,10 @@ class ConversationSettings:
     recogniser: str = "default"
     voice_model: str = "default"
     voice: str = ""
+    voice_fallback: str = ""
+    """The model that speaks while no worker holds `voice_model`; empty: the reply waits."""
+    recogniser_fallback: str = ""
+    """The model that hears while no worker holds `recogniser`; empty: the utterance waits."""
     language: str = ""
     instructions: str = ""
     tools: tuple[Tool, ...] = ()

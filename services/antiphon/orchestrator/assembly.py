@@ -1,6 +1,8 @@
 """Puts an orchestrator's parts together, and takes them apart again."""
 
 import asyncio
+import os
+import socket
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
@@ -19,6 +21,7 @@ from antiphon.orchestrator.workers.channels import WorkerChannels
 from antiphon.orchestrator.workers.fleet import Fleet
 from antiphon.orchestrator.workers.recogniser import RoutedRecogniser
 from antiphon.orchestrator.workers.synthesiser import RoutedSynthesiser
+from antiphon.registry.demand import DemandKeeper
 from antiphon.registry.snapshot import RegistryReader
 
 
@@ -38,10 +41,14 @@ async def open_context(config: OrchestratorConfig) -> AsyncIterator[Context]:
         for name, assistant in (config.assistants or {DEFAULT: AssistantConfig()}).items():
             responders[name] = make_responder(assistant.responder)
             stack.push_async_callback(responders[name].aclose)
-        fleet = Fleet(reader, channels, names)
+        demand = DemandKeeper(config.registry.url, config.registry.namespace, f"{socket.gethostname()}/{os.getpid()}")
+        fleet = Fleet(reader, channels, names, note_demand=demand.note)
+        stack.push_async_callback(fleet.aclose)
         tasks = await stack.enter_async_context(asyncio.TaskGroup())
         reading = tasks.create_task(reader.run(), name="registry-reader")
+        telling = tasks.create_task(demand.run(), name="demand")
         stack.callback(reading.cancel)
+        stack.callback(telling.cancel)
         sessions = await stack.enter_async_context(_sessions(config))
         metrics.orchestrator.info({"id": sessions.owner})
         yield Context(

@@ -102,6 +102,8 @@ class VoiceConfig(Section):
     name: str = ""
     """One of the model's voices; empty: its first."""
     speed: float = Field(default=1.0, ge=0.25, le=4.0)
+    fallback: str = ""
+    """The model that speaks, with its first voice, while no worker holds `model`. Empty: replies wait for it."""
 
 
 class ToolConfig(Section):
@@ -152,6 +154,8 @@ class AssistantConfig(Section):
     """What a person talks to. All defaults: an echo with the default voice and recogniser."""
 
     recogniser: str = DEFAULT
+    recogniser_fallback: str = ""
+    """The model that hears while no worker holds `recogniser`. Empty: what was said waits for it."""
     voice: VoiceConfig = VoiceConfig()
     language: str = ""
     instructions: str = ""
@@ -172,6 +176,8 @@ class AssistantConfig(Section):
             recogniser=self.recogniser,
             voice_model=self.voice.model,
             voice=self.voice.name,
+            voice_fallback=self.voice.fallback,
+            recogniser_fallback=self.recogniser_fallback,
             language=self.language,
             instructions=self.instructions,
             tools=tuple(Tool(tool.name, tool.description, tool.parameters) for tool in self.tools),
@@ -268,6 +274,16 @@ class OrchestratorConfig(Section):
         name = self.default.assistant
         if name is not None and name not in self.assistants:
             raise ValueError(f"default.assistant: there is no assistant '{name}'; {_listed(self.assistants)}")
+        return self
+
+    @model_validator(mode="after")
+    def _fallbacks_are_other_models(self) -> "OrchestratorConfig":
+        for name, assistant in self.assistants.items():
+            voice = (assistant.voice.model, assistant.voice.fallback, "voice.fallback")
+            ears = (assistant.recogniser, assistant.recogniser_fallback, "recogniser_fallback")
+            for model, fallback, key in (voice, ears):
+                if fallback and self.aliases.models.get(fallback, fallback) == self.aliases.models.get(model, model):
+                    raise ValueError(f"assistants.{name}.{key}: '{fallback}' is the model that it should stand in for")
         return self
 
     @property

@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import redis.asyncio as redis
 from redis.exceptions import RedisError
@@ -93,7 +94,8 @@ class PlacementReader:
         if epoch is None:
             return None
         if self._models_read != (read := (meta.get(b"nonce"), self._position)):
-            self._models = self._catalogue(await self._client.hgetall(keys.models))
+            models: Any = await self._client.hgetall(keys.models)
+            self._models = self._catalogue(models)
             self._models_read = read
         return Placement(epoch, self._models, self._want(want))
 

@@ -11,8 +11,6 @@ from antiphon.telemetry.tracing import Metadata, inject
 
 IDLE_S = 60.0
 """A channel that nobody used for so long is closed."""
-REST_S = 1.0
-"""A worker that was lost, or did not answer, is not asked again for so long."""
 CLOSE_S = 1.0
 
 # With gRPC's own flow control a client that does not read takes 43 s of audio; with these two, 0.2 to 0.3 s.
@@ -44,7 +42,6 @@ class WorkerChannels:
     def __init__(self, token: str = "") -> None:
         self._token = token
         self._channels: dict[str, _Channel] = {}
-        self._resting: dict[str, float] = {}
 
     @property
     def metadata(self) -> Metadata:
@@ -65,16 +62,6 @@ class WorkerChannels:
         finally:
             held.users -= 1
             held.used_s = asyncio.get_running_loop().time()
-
-    def rest(self, worker: str) -> None:
-        """Leave this worker alone for a moment."""
-        self._resting[worker] = asyncio.get_running_loop().time() + REST_S
-
-    def resting(self) -> set[str]:
-        """The workers that are left alone now."""
-        now = asyncio.get_running_loop().time()
-        self._resting = {worker: until for worker, until in self._resting.items() if until > now}
-        return set(self._resting)
 
     async def close_idle(self) -> None:
         """Close the channels that nobody has used lately."""

@@ -6,13 +6,16 @@ import logging
 import random
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from antiphon.contracts.adapters import Task
 from antiphon.contracts.errors import AntiphonError, Reason
+from antiphon.conversation.ports import ModelLoading
 from antiphon.orchestrator.names import Names
+from antiphon.orchestrator.workers.breaker import Breakers
 from antiphon.orchestrator.workers.channels import WorkerChannels
-from antiphon.registry.routing import Candidate, RouteRequest, explain, route
+from antiphon.orchestrator.workers.loads import Loads
+from antiphon.registry.routing import Candidate, Refusal, RouteRequest, Verdict, explain, route
 from antiphon.registry.snapshot import RegistryReader, Snapshot
 
 ATTEMPTS = 6
@@ -21,8 +24,10 @@ AGAIN_S = 0.5
 """A worker that refused, without a hint of its own, is asked again after so long."""
 ALONE = 3.0
 """How much more patience a worker is given when there is no other: to give up on it would help nobody."""
+PROGRESS_S = 0.2
+"""How often those who wait for a load are told how far it is."""
 SESSIONS = 10_000
-"""How many sessions' last workers are remembered."""
+"""How many sessions' last workers and revisions are remembered."""
 RETRY_AFTER_MS = 1000
 
 logger = logging.getLogger(__name__)
@@ -43,7 +48,7 @@ class Deadlines:
     answer_s: float = 4.0
     """To a transcript, besides a quarter of the utterance's length."""
     load_s: float = 25.0
-    """In place of the above, from a worker that has to load the model first."""
+    """For a model that no worker holds to be loaded; then the load goes on without the stream."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +59,8 @@ class Wanted:
     model: str
     """A name, an alias, or `default`."""
     session_id: str
+    fallback: str = ""
+    """The model that serves when no worker holds the first; empty: the stream waits for a load."""
 
 
 @dataclass(slots=True)
@@ -65,6 +72,8 @@ class Tries:
     since_s: float | None = None
     """When the first of these failures happened."""
     last: AntiphonError | None = None
+    lacked: bool = False
+    """No worker held the model when it was asked for."""
     _until: dict[str, float] = field(default_factory=dict)
 
     def progress(self) -> None:
@@ -94,10 +103,24 @@ class Choice:
     """The catalogue's own name."""
     patience: float
     """By which deadlines are multiplied."""
+    is_fallback: bool = False
+    """It is not the model that was asked for: what was said of its voice is not meant for it."""
 
 
 Attempt = Callable[[Choice, Tries], Awaitable[None]]
 """One try, and whom to tell of progress. Raises `AntiphonError` when it failed."""
+Tell = Callable[[ModelLoading], Awaitable[None]]
+"""Told of a load that the stream waits for, or would."""
+NoteDemand = Callable[[Task, str, str], None]
+"""Told of each stream whose model no worker held: task, model, reason."""
+
+
+class StillLoading(AntiphonError):
+    """A load takes longer than its caller waits; it goes on, and nobody else is to begin another."""
+
+    def __init__(self, model: str) -> None:
+        message = f"The model {model!r} is being loaded, which takes a while: ask again in a moment."
+        super().__init__(Reason.MODEL_LOADING, message, retry_after_ms=RETRY_AFTER_MS)
 
 
 class Fleet:
@@ -109,6 +132,7 @@ class Fleet:
         names: What model names stand for.
         deadlines: How patient to be.
         rng: For routing; give a seeded one to repeat a run.
+        note_demand: Told of each stream whose model no worker held.
     """
 
     def __init__(
@@ -118,36 +142,53 @@ class Fleet:
         names: Names,
         deadlines: Deadlines | None = None,
         rng: random.Random | None = None,
+        note_demand: NoteDemand = lambda task, model, reason: None,
     ) -> None:
         self.channels = channels
         self.deadlines = deadlines or Deadlines()
         self._reader = reader
         self._names = names
         self._rng = rng or random.Random()
-        self._last: OrderedDict[tuple[str, Task], str] = OrderedDict()
+        self._note_demand = note_demand
+        self._breakers = Breakers(lambda: asyncio.get_running_loop().time())
+        self._loads = Loads(channels)
+        self._last: OrderedDict[tuple[str, Task], Candidate] = OrderedDict()
 
-    async def serve(self, wanted: Wanted, attempt: Attempt) -> None:
-        """Try until one attempt succeeds.
+    async def aclose(self) -> None:
+        """Wait for no load any more. Call it when no stream is left. Bounded."""
+        await self._loads.aclose()
+
+    async def serve(self, wanted: Wanted, attempt: Attempt, tell: Tell) -> None:
+        """Try until one attempt succeeds, each on a worker that holds the model by then.
 
         Raises:
-            AntiphonError: `MODEL_UNKNOWN` at once when the catalogue, freshly read, has no such model; `NO_WORKER` when
-                no worker could be asked for a while, with what is known of them; whatever a worker said that no other
-                worker would say differently.
+            AntiphonError: `MODEL_UNKNOWN` at once when the catalogue, freshly read, has no such model; `MODEL_LOADING`
+                when its load takes too long; `WORKER_FULL` or `NO_WORKER` when no worker could be asked for a while,
+                with what is known of them; whatever a worker said that no other worker would say differently.
         """
         tries = Tries()
         while True:
-            choice = await self._choose(wanted, tries)
+            choice = await self._choose(wanted, tries, tell)
+            worker = choice.candidate.worker
+            self._breakers.ask(worker)
             try:
+                if not choice.candidate.resident:
+                    choice = await self._loaded(choice, tell)
                 await attempt(choice, tries)
             except AntiphonError as error:
                 if not _another_may(error):
                     raise
-                self._note_failure(wanted, choice.candidate, error, tries)
+                self._note_failure(wanted, worker, error, tries)
             else:
-                self._remember(wanted, choice.candidate.worker)
+                self._breakers.answered(worker)
+                self._remember(wanted, choice)
                 return
+            finally:
+                self._breakers.undecided(worker)
 
-    async def _choose(self, wanted: Wanted, tries: Tries) -> Choice:
+    # --- choosing -----------------------------------------------------------------------------------------------------
+
+    async def _choose(self, wanted: Wanted, tries: Tries, tell: Tell) -> Choice:
         """The next worker to ask. Waits a while for one, from the first failure on."""
         loop = asyncio.get_running_loop()
         deadline = (loop.time() if tries.since_s is None else tries.since_s) + self.deadlines.no_worker_s
@@ -155,20 +196,84 @@ class Fleet:
         while True:
             now, snapshot = loop.time(), self._reader.snapshot
             model = self._model(wanted, snapshot)
-            exclude = tries.excluded(now) | self.channels.resting()
             if model is not None and tries.failures < ATTEMPTS:
-                affinity = self._last.get((wanted.session_id, wanted.task))
-                request = RouteRequest(wanted.task, model)
-                candidates = route(request, snapshot, exclude=exclude, affinity=affinity, rng=self._rng)
-                if candidates:
-                    return Choice(candidates[0], model, patience=1.0 if len(candidates) > 1 else ALONE)
+                choice = await self._pick(wanted, model, snapshot, tries, tell)
+                if choice is not None:
+                    return choice
             if now >= deadline or tries.failures >= ATTEMPTS:
                 raise self._no_worker(wanted, model, snapshot, tries)
-            # Who rests now may be asked soon, though nothing changes in the registry.
-            until = min(deadline, now + AGAIN_S / 2) if exclude else deadline
+            # Who is left alone may be asked soon, though nothing changes in the registry.
+            until = min(deadline, now + AGAIN_S / 2)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout_at(until):
                     await self._reader.changed(snapshot.version)
+
+    async def _pick(self, wanted: Wanted, model: str, snapshot: Snapshot, tries: Tries, tell: Tell) -> Choice | None:
+        """Who holds the model; else who holds the fallback, while the model is loaded; else who can load it."""
+        choice = self._best(wanted, model, snapshot, tries)
+        if choice is not None and choice.candidate.resident:
+            return choice
+        if not tries.lacked:
+            tries.lacked = True
+            lack = Reason.MODEL_LOADING if choice else _lack(self._verdicts(wanted, model, snapshot, tries), tries)
+            self._note_demand(wanted.task, model, lack)
+        fallback = self._fallback(wanted, model, snapshot, tries)
+        if fallback is None:
+            return choice
+        if choice is not None:
+            self._loads.begin(choice.candidate, model)
+        await tell(ModelLoading(model, 0.0 if choice is None else _progress(snapshot, choice), fallback.model))
+        return fallback
+
+    def _fallback(self, wanted: Wanted, model: str, snapshot: Snapshot, tries: Tries) -> Choice | None:
+        if not wanted.fallback:
+            return None
+        name = self._names.model(wanted.task, wanted.fallback)
+        if name in (None, model):
+            logger.warning("the fallback is no other model of the catalogue", extra={"fallback": wanted.fallback})
+            return None
+        assert name is not None
+        choice = self._best(wanted, name, snapshot, tries)
+        return replace(choice, is_fallback=True) if choice is not None and choice.candidate.resident else None
+
+    def _best(self, wanted: Wanted, model: str, snapshot: Snapshot, tries: Tries) -> Choice | None:
+        """The best worker that can be asked for this model; one behind an open breaker only if there is no other."""
+
+        def incarnation(worker: str) -> str | None:
+            known = snapshot.workers.get(worker)
+            return known.lease.incarnation if known is not None and known.lease is not None else None
+
+        now, last = asyncio.get_running_loop().time(), self._last.get((wanted.session_id, wanted.task), _NOBODY)
+        request = RouteRequest(wanted.task, model, session_id=wanted.session_id, digest=last.digest)
+        exclude = tries.excluded(now) | self._loads.refused(model, snapshot)
+        for last_resort in (False, True):
+            left_alone = self._breakers.left_alone(incarnation, last_resort=last_resort)
+            found = route(request, snapshot, exclude=exclude | left_alone, affinity=last.worker, rng=self._rng)
+            if found:
+                return Choice(found[0], model, patience=1.0 if len(found) > 1 else ALONE)
+            if not left_alone:
+                break
+        return None
+
+    async def _loaded(self, choice: Choice, tell: Tell) -> Choice:
+        """The same choice once its worker holds the model. Raises `AntiphonError` when it does not come to that."""
+        loop = asyncio.get_running_loop()
+        load, told = self._loads.begin(choice.candidate, choice.model), -1.0
+        deadline = loop.time() + self.deadlines.load_s
+        while not load.done():
+            progress = _progress(self._reader.snapshot, choice)
+            if progress != told:
+                await tell(ModelLoading(choice.model, progress))
+                told = progress
+            if loop.time() >= deadline:
+                raise StillLoading(choice.model)
+            await asyncio.wait((load,), timeout=PROGRESS_S)
+        error = load.result()
+        if error is not None:  # a fresh one for each who waited: exceptions carry tracebacks
+            raise AntiphonError(error.reason, error.message, retry_after_ms=error.retry_after_ms)
+        return replace(choice, candidate=replace(choice.candidate, resident=True))
+
+    # --- what is known ------------------------------------------------------------------------------------------------
 
     def _model(self, wanted: Wanted, snapshot: Snapshot) -> str | None:
         """The model's own name; None while the catalogue cannot be read. Raises `AntiphonError(MODEL_UNKNOWN)`."""
@@ -182,39 +287,68 @@ class Fleet:
         return model
 
     def _no_worker(self, wanted: Wanted, model: str | None, snapshot: Snapshot, tries: Tries) -> AntiphonError:
-        request = RouteRequest(wanted.task, model or wanted.model)
-        verdicts = explain(request, snapshot, exclude=tries.excluded(asyncio.get_running_loop().time()))
+        name = model or wanted.model
+        verdicts = self._verdicts(wanted, name, snapshot, tries)
         known = [f"{verdict.worker}: {verdict.refusal or 'it failed'}" for verdict in verdicts[:5]]
         if tries.last is not None:
             known.append(f"the last one said: {tries.last.message}")
         if snapshot.stale:
             known.append("the registry is out of reach")
-        message = f"No worker can serve the model {request.model!r} now ({'; '.join(known) or 'none is there'})."
-        return AntiphonError(Reason.NO_WORKER, message, retry_after_ms=RETRY_AFTER_MS)
+        message = f"No worker can serve the model {name!r} now ({'; '.join(known) or 'none is there'})."
+        return AntiphonError(_lack(verdicts, tries), message, retry_after_ms=RETRY_AFTER_MS)
 
-    def _note_failure(self, wanted: Wanted, candidate: Candidate, error: AntiphonError, tries: Tries) -> None:
-        tries.failed(candidate.worker, error, asyncio.get_running_loop().time())
-        if error.reason in (Reason.WORKER_LOST, Reason.TIMEOUT):
-            self.channels.rest(candidate.worker)
+    def _verdicts(self, wanted: Wanted, model: str, snapshot: Snapshot, tries: Tries) -> list[Verdict]:
+        request = RouteRequest(wanted.task, model, session_id=wanted.session_id)
+        return explain(request, snapshot, exclude=tries.excluded(asyncio.get_running_loop().time()))
+
+    def _note_failure(self, wanted: Wanted, worker: str, error: AntiphonError, tries: Tries) -> None:
+        tries.failed(worker, error, asyncio.get_running_loop().time())
+        known = self._reader.snapshot.workers.get(worker)
+        if error.reason not in (Reason.WORKER_LOST, Reason.TIMEOUT):
+            self._breakers.answered(worker)
+        elif known is not None and known.lease is not None:
+            self._breakers.failed(worker, known.lease.incarnation)
         logger.warning(
             "worker failed a stream: trying another",
             extra={
                 "session_id": wanted.session_id,
                 "task": wanted.task,
-                "worker": candidate.worker,
+                "worker": worker,
                 "reason": error.reason.value,
                 "failures": tries.failures,
             },
         )
 
-    def _remember(self, wanted: Wanted, worker: str) -> None:
+    def _remember(self, wanted: Wanted, choice: Choice) -> None:
+        if choice.is_fallback:
+            return
         key = (wanted.session_id, wanted.task)
-        self._last[key] = worker
+        self._last[key] = choice.candidate
         self._last.move_to_end(key)
         while len(self._last) > SESSIONS:
             self._last.popitem(last=False)
 
 
+def _lack(verdicts: list[Verdict], tries: Tries) -> Reason:
+    """What is lacking: room, where it is only for want of room that nobody can be asked; else a worker."""
+    is_full = tries.last is not None and tries.last.reason is Reason.WORKER_FULL
+    if is_full or any(verdict.reason in (Refusal.FULL, Refusal.NO_MEMORY) for verdict in verdicts):
+        return Reason.WORKER_FULL
+    return Reason.NO_WORKER
+
+
+_NOBODY = Candidate(worker="", address="", resident=False)
+
+
+def _progress(snapshot: Snapshot, choice: Choice) -> float:
+    """How far the load is, as the worker says."""
+    worker = snapshot.workers.get(choice.candidate.worker)
+    resident = worker.lease.resident(choice.model) if worker is not None and worker.lease is not None else None
+    return resident.progress if resident is not None else 0.0
+
+
 def _another_may(error: AntiphonError) -> bool:
     """Whether another worker may do better. A worker may not know yet what the catalogue knows."""
+    if isinstance(error, StillLoading):
+        return False
     return error.retryable or error.reason is Reason.MODEL_UNKNOWN

@@ -127,9 +127,9 @@ class RoutedRecognitionStream:
     # --- the utterance's own task -------------------------------------------------------------------------------------
 
     async def _run(self) -> None:
-        wanted = Wanted("asr", self._request.model, self._request.session_id)
+        wanted = Wanted("asr", self._request.model, self._request.session_id, self._request.fallback)
         try:
-            await self._fleet.serve(wanted, self._listen)
+            await self._fleet.serve(wanted, self._listen, self._results.put)
             await self._results.put(None)
         except AntiphonError as error:
             await self._results.put(error)
@@ -217,6 +217,7 @@ class RoutedRecognitionStream:
                 stream_id=str(uuid.uuid4()),
                 session_id=request.session_id,
                 model=listener.choice.model,
+                digest=listener.choice.candidate.digest,
                 language=request.language,
                 sample_rate_hz=request.sample_rate_hz,
                 partials=True,
@@ -268,6 +269,4 @@ class RoutedRecognitionStream:
     def _patience_s(self, listener: _Listener) -> float:
         deadlines = self._fleet.deadlines
         length_s = len(self._pcm) / SAMPLE_BYTES / self._request.sample_rate_hz
-        if not listener.choice.candidate.resident:
-            return deadlines.load_s + length_s * LENGTH_SHARE
         return listener.choice.patience * (deadlines.answer_s + length_s * LENGTH_SHARE)

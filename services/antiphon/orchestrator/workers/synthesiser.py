@@ -17,6 +17,7 @@ from antiphon.contracts.v1.synthesis_pb2_grpc import SpeechSynthesisStub
 from antiphon.conversation.ports import (
     ClauseBegins,
     ClauseWords,
+    ModelLoading,
     SpeechAudio,
     SpeechPart,
     SpokenWord,
@@ -99,7 +100,9 @@ class RoutedSynthesisStream:
         self._speaker: _Speaker | None = None  # who is registered now
         self._changed = asyncio.Event()
         self._steered = asyncio.Event()
-        self._parts: asyncio.Queue[tuple[_Speaker, SpeechPart] | AntiphonError | None] = asyncio.Queue(PARTS)
+        self._parts: asyncio.Queue[tuple[_Speaker, SpeechPart] | ModelLoading | AntiphonError | None] = asyncio.Queue(
+            PARTS
+        )
         self._task = asyncio.create_task(self._run(), name="synthesis")
 
     # --- what the conversation says -----------------------------------------------------------------------------------
@@ -145,6 +148,9 @@ class RoutedSynthesisStream:
         while (item := await self._parts.get()) is not None:
             if isinstance(item, AntiphonError):
                 raise item
+            if isinstance(item, ModelLoading):
+                yield item
+                continue
             speaker, part = item
             if speaker is not self._audible:
                 self._audible, self._audible_from_samples = speaker, self._handed_out_samples
@@ -170,10 +176,10 @@ class RoutedSynthesisStream:
     # --- the reply's own task -----------------------------------------------------------------------------------------
 
     async def _run(self) -> None:
-        wanted = Wanted("tts", self._request.model, self._request.session_id)
+        wanted = Wanted("tts", self._request.model, self._request.session_id, self._request.fallback)
         steering = asyncio.create_task(self._steer(), name="synthesis-steer")
         try:
-            await self._fleet.serve(wanted, self._speak)
+            await self._fleet.serve(wanted, self._speak, self._parts.put)
             await self._parts.put(None)
         except AntiphonError as error:
             await self._parts.put(error)
@@ -277,7 +283,8 @@ class RoutedSynthesisStream:
                 stream_id=speaker.stream_id,
                 session_id=request.session_id,
                 model=speaker.choice.model,
-                voice=request.voice,
+                digest=speaker.choice.candidate.digest,
+                voice="" if speaker.choice.is_fallback else request.voice,
                 language=request.language,
                 sample_rate_hz=request.sample_rate_hz,
                 speed=request.speed,
@@ -368,8 +375,6 @@ class RoutedSynthesisStream:
 
     def _patience_s(self, speaker: _Speaker) -> float:
         deadlines = self._fleet.deadlines
-        if not speaker.received_samples and not speaker.choice.candidate.resident:
-            return deadlines.load_s
         return speaker.choice.patience * (deadlines.stall_s if speaker.received_samples else deadlines.first_s)
 
 

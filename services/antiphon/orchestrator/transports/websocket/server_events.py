@@ -311,6 +311,12 @@ class ServerEvents:
         yield from self._own("problem", source=event.source, error=error_fields(event.error))
 
     @_translate.register
+    def _(self, event: events.Loading) -> Iterator[JsonObject]:
+        yield from self._own(
+            "model.loading", task=event.task, model=event.model, progress=event.progress, fallback=event.fallback
+        )
+
+    @_translate.register
     def _(self, event: events.ConversationEnded) -> Iterator[JsonObject]:
         if event.reason != "closed":
             what = "nobody spoke for too long" if event.reason == "idle" else "it reached its longest time"
