@@ -124,13 +124,16 @@ async def show(where: Running, rows: Callable[[Snapshot], list[Row]], *, watch: 
 async def _watch(
     reader: RegistryReader, snapshot: Snapshot, rows: Callable[[Snapshot], list[Row]], *, as_json: bool
 ) -> None:
-    """The rows at every change: a table in place, or a line of JSON each time. Ends when cancelled."""
+    """The rows whenever they change: a table in place, or a line of JSON each time. Ends when cancelled."""
+    shown: list[Row] | None = None
     with nullcontext() if as_json else Live(auto_refresh=False) as live:
         while True:
-            if live is None:
-                print(json.dumps(rows(snapshot)), flush=True)
-            else:
-                live.update(_table(rows(snapshot)), refresh=True)
+            present = rows(snapshot)
+            if present != shown and live is None:
+                print(json.dumps(present), flush=True)
+            elif present != shown and live is not None:
+                live.update(_table(present), refresh=True)
+            shown = present
             snapshot = await reader.changed(snapshot.version)
 
 
