@@ -241,7 +241,7 @@ class RoutedSynthesisStream:
             raise AntiphonError(Reason.TIMEOUT, "The worker owed audio and gave none in time.") from None
         finally:
             speaker.deadline = None
-        if response.summary.stopped:
+        if response.summary.stopped and not self._closed:
             raise AntiphonError(Reason.WORKER_LOST, "The worker stopped the reply without being told to.")
 
     def _taken(self, speaker: _Speaker, response: pb.SynthesizeResponse, tries: Tries) -> Iterator[SpeechPart]:
