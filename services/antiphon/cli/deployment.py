@@ -1,7 +1,6 @@
 """A registry, workers and an orchestrator on this machine, as one thing that starts and ends."""
 
 import asyncio
-import json
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Callable
@@ -17,6 +16,7 @@ from antiphon.adapters.discovery import find_engine
 from antiphon.adapters.weights import resolve
 from antiphon.cli.children import Child
 from antiphon.cli.embedded import UpOptions, complete_config, wants_own_registry
+from antiphon.cli.placement import want_of
 from antiphon.cli.running import Running
 from antiphon.contracts.errors import AntiphonError, Reason
 from antiphon.contracts.models import ModelSpec
@@ -26,7 +26,7 @@ from antiphon.contracts.v1.models_pb2_grpc import ModelsStub
 from antiphon.orchestrator.config import OrchestratorConfig
 from antiphon.orchestrator.workers.channels import WorkerChannels
 from antiphon.registry.embedded import EmbeddedValkey
-from antiphon.registry.records import Lease, ModelRecord, WorkerRecord
+from antiphon.registry.records import Lease, ModelRecord, Want, WorkerRecord
 from antiphon.registry.snapshot import RegistryReader, Snapshot
 from antiphon.registry.writer import RegistryWriter
 
@@ -48,6 +48,12 @@ class _Living:
 
     record: WorkerRecord
     lease: Lease
+    want: Want | None
+    """None: it is not placed yet."""
+
+    def should_hold(self, model: str) -> bool:
+        """Whether the model is to be held here."""
+        return self.want is None or any(held.name == model for held in self.want.hold)
 
 
 class Deployment:
@@ -73,10 +79,13 @@ class Deployment:
         return self._reader.snapshot
 
     def loading(self) -> dict[str, float]:
-        """How far each model is on its way, 0 to 1, by the worker that is furthest behind."""
-        leases = [worker.lease for worker in self._workers()]
+        """How far each model is on its way, 0 to 1: on the worker, of those that should hold it, that is last."""
         names = [spec.name for spec in self.config.models if spec.residency.policy != "OnDemand"]
-        return {name: min((_progress(lease, name) for lease in leases), default=0.0) for name in names}
+        workers = self._workers()
+        if not workers:
+            return dict.fromkeys(names, 0.0)
+        holders = {name: [worker.lease for worker in workers if worker.should_hold(name)] for name in names}
+        return {name: min(_progress(lease, name) for lease in leases) for name, leases in holders.items() if leases}
 
     async def ready(self) -> None:
         """Wait until it takes calls: every model loaded, the orchestrator listening.
@@ -110,8 +119,12 @@ class Deployment:
             snapshot = await self._reader.changed(snapshot.version)
 
     def _workers(self) -> list[_Living]:
-        workers = self.snapshot.workers.values()
-        return [_Living(worker.record, worker.lease) for worker in workers if worker.lease is not None]
+        snapshot = self.snapshot
+        return [
+            _Living(worker.record, worker.lease, snapshot.want.get(worker.name))
+            for worker in snapshot.workers.values()
+            if worker.lease is not None
+        ]
 
     async def _cause(self, address: str, model: str) -> str:
         """Why a worker could not load a model, in its own words."""
@@ -184,14 +197,20 @@ async def deployed(options: UpOptions, warn: Callable[[str], None]) -> AsyncIter
 
 
 async def _write(deployment: Deployment, cache: Path) -> None:
-    """Keep the catalogue and the membership true; what each model can do is told once its weights are there."""
+    """Keep catalogue, membership and placement true; what each model can do is told once its weights are there."""
     config = deployment.config
-    writer = RegistryWriter(config.registry.url, config.registry.namespace, adopt=POOL)
-    writer.set_models(ModelRecord.of(spec) for spec in config.models)
+    catalogue = [ModelRecord.of(spec) for spec in config.models]
+
+    def place(lease: Lease) -> Want:
+        return want_of(catalogue, lease)
+
+    writer = RegistryWriter(config.registry.url, config.registry.namespace, adopt=POOL, place=place)
+    writer.set_models(catalogue)
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(writer.run(), name="registry-run")
         await deployment.loaded()
-        writer.set_models([await _described(spec, cache) for spec in config.models])
+        catalogue[:] = [await _described(spec, cache) for spec in config.models]
+        writer.set_models(catalogue)
 
 
 async def _described(spec: ModelSpec, cache: Path) -> ModelRecord:
@@ -231,12 +250,11 @@ def _worker(
     config: OrchestratorConfig, options: UpOptions, number: int, logs: Path, warn: Callable[[str], None]
 ) -> Child:
     name = f"worker-{number}"
-    models = [spec.model_dump(mode="json", by_alias=True, exclude_none=True) for spec in config.models]
     told = {
         "WORKER_ID": name,
         "PORT": "0",
         "METRICS_PORT": "0",
-        "MODELS": json.dumps(models),
+        "MODELS": "[]",  # the registry says what there is
         "REDIS_URL": config.registry.url,
         "NAMESPACE": config.registry.namespace,
         "CACHE": str(options.data_dir / _CACHE),

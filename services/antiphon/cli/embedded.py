@@ -7,6 +7,7 @@ from pathlib import Path
 from antiphon.contracts.errors import AntiphonError, Reason
 from antiphon.contracts.models import Artifact, ModelSpec, Residency
 from antiphon.orchestrator.config import (
+    DEFAULT,
     AliasesConfig,
     AssistantConfig,
     ChatConfig,
@@ -73,6 +74,7 @@ def complete_config(options: UpOptions) -> OrchestratorConfig:
     default = config.default
     if options.voice is not None:
         default = default.model_copy(update={"voice": _voice_name(options.voice)})
+    _check_fallbacks(config, models)
     return config.model_copy(
         update={
             "assistants": _assistants(config, options),
@@ -105,6 +107,17 @@ def _assistants(config: OrchestratorConfig, options: UpOptions) -> dict[str, Ass
         raise _contradiction(f"--llm-url is {options.llm_url}, which is no http:// or https:// address")
     responder = ChatConfig(url=options.llm_url, model=options.llm_model, key=key)
     return {"default": AssistantConfig(instructions=options.instructions or "", responder=responder)}
+
+
+def _check_fallbacks(config: OrchestratorConfig, models: tuple[ModelSpec, ...]) -> None:
+    known = {(spec.task, name) for spec in models for name in (spec.name, *spec.aliases)}
+    for name, assistant in config.assistants.items():
+        speaks = ("tts", "voice.fallback", assistant.voice.fallback)
+        hears = ("asr", "recogniser_fallback", assistant.recogniser_fallback)
+        for task, key, fallback in (speaks, hears):
+            own_name = config.aliases.models.get(fallback, fallback)
+            if own_name not in ("", DEFAULT) and (task, own_name) not in known:
+                raise _contradiction(f"assistants.{name}.{key} is '{fallback}', which is no {task} model of the file")
 
 
 def _models(config: OrchestratorConfig, voice: str | None) -> tuple[ModelSpec, ...]:
