@@ -14,6 +14,7 @@ from antiphon.contracts.errors import AntiphonError, Reason
 from antiphon.conversation import events
 from antiphon.conversation.activity import HEARING_RATE_HZ, Ear, Window
 from antiphon.conversation.floor import Floor
+from antiphon.conversation.hearing import Hearing
 from antiphon.conversation.items import History, Item, Message, new_id
 from antiphon.conversation.limits import LimitWatch
 from antiphon.conversation.ports import (
@@ -22,6 +23,7 @@ from antiphon.conversation.ports import (
     PartialTranscript,
     Ports,
     RecognitionRequest,
+    RecognitionResult,
     SpeculativeTranscript,
     Transcript,
 )
@@ -82,6 +84,9 @@ class Conversation:
             on_audible=lambda: self._go(State.SPEAKING),
             on_finished=self._respond_or_rest,
         )
+        self._hearing = Hearing(
+            ports.recogniser, self._spawn, on_result=self._on_heard, on_failure=self._fail_utterance
+        )
         self._limits = LimitWatch(ports.clock, lambda: self._settings.limits, emit)
         self._utterance: Utterance | None = None
         self._awaited: list[Utterance] = []
@@ -126,7 +131,7 @@ class Conversation:
                 self._drop_utterance()
                 self._floor.stop("client_cancelled")
                 for utterance in self._awaited:
-                    self._stop_listening(utterance)
+                    self._hearing.stop(utterance)
                 for task in background:
                     task.cancel()
         finally:
@@ -177,7 +182,7 @@ class Conversation:
             raise ClientError("input_audio_buffer_commit_empty", "There is no audio to commit: append some first.")
         if utterance is None or utterance.stream is None:
             utterance = utterance or self._new_utterance(self._ear.position_ms * HEARING_RATE_HZ // 1000)
-            self._open_stream(utterance)
+            self._begin_hearing(utterance)
         if self._floor.held:
             self._interrupt(utterance)
         self._floor.restore("noise")
@@ -196,7 +201,7 @@ class Conversation:
     def _on_undetected(self, window: Window) -> None:
         utterance = self._utterance or self._new_utterance(window.start_samples)
         if utterance.stream is None:
-            self._open_stream(utterance)
+            self._begin_hearing(utterance)
         else:
             utterance.hear(window.pcm)
         utterance.end_samples = window.end_samples
@@ -226,7 +231,7 @@ class Conversation:
         if utterance.voice(window, turns.confirm_ms):
             self._floor.discard_speculation()
         if utterance.stream is None and utterance.voiced_ms >= turns.confirm_ms:
-            self._open_stream(utterance)
+            self._begin_hearing(utterance)
             if self._floor.live is None:
                 self._announce(utterance)
             elif turns.interrupt_response:
@@ -279,21 +284,17 @@ class Conversation:
         timeline = Timeline(new_id("turn"), speech_start=self._ports.clock.now())
         return Utterance(start_samples, timeline, end_samples=start_samples)
 
-    def _open_stream(self, utterance: Utterance) -> None:
+    def _begin_hearing(self, utterance: Utterance) -> None:
         settings = self._settings
-        self._utterance = utterance
-        utterance.stream = self._ports.recogniser.open(
-            RecognitionRequest(
-                settings.session_id,
-                settings.recogniser,
-                settings.language,
-                HEARING_RATE_HZ,
-                fallback=settings.recogniser_fallback,
-            )
+        request = RecognitionRequest(
+            settings.session_id,
+            settings.recogniser,
+            settings.language,
+            HEARING_RATE_HZ,
+            fallback=settings.recogniser_fallback,
         )
-        utterance.audio_bytes = 0
-        utterance.hear(self._ear.preroll())
-        utterance.listener = self._spawn(f"hear:{utterance.item_id}", self._listen(utterance))
+        self._utterance = utterance
+        self._hearing.begin(utterance, request, self._ear.preroll())
 
     def _announce(self, utterance: Utterance) -> None:
         """Tell the client, once, that the user speaks; back-dated to the pre-roll's beginning."""
@@ -305,26 +306,18 @@ class Conversation:
         if self._floor.live is None:
             self._go(State.LISTENING)
 
-    async def _listen(self, utterance: Utterance) -> None:
-        """Take in a recogniser's results until the utterance is done with."""
-        assert utterance.stream is not None
-        try:
-            async for result in utterance.stream.results():
-                match result:
-                    case PartialTranscript():
-                        self._on_partial(utterance, result)
-                    case SpeculativeTranscript():
-                        self._on_answer(utterance, result)
-                    case FinalTranscript(transcript):
-                        self._complete(utterance, transcript)
-                    case ModelLoading():
-                        self._emit(events.Loading("asr", result.model, result.progress, result.fallback))
-                if not self._waited_for(utterance):
-                    break
-        except AntiphonError as error:
-            self._fail_utterance(utterance, error)
-        finally:
-            await self._close_stream(utterance)
+    def _on_heard(self, utterance: Utterance, result: RecognitionResult) -> bool:
+        """Take in what a recogniser says of an utterance; whether more of it is waited for."""
+        match result:
+            case PartialTranscript():
+                self._on_partial(utterance, result)
+            case SpeculativeTranscript():
+                self._on_answer(utterance, result)
+            case FinalTranscript(transcript):
+                self._complete(utterance, transcript)
+            case ModelLoading():
+                self._emit(events.Loading("asr", result.model, result.progress, result.fallback))
+        return self._waited_for(utterance)
 
     def _waited_for(self, utterance: Utterance) -> bool:
         return utterance is self._utterance or utterance in self._awaited
@@ -373,7 +366,7 @@ class Conversation:
         if utterance not in self._awaited:
             return
         self._awaited.remove(utterance)
-        self._stop_listening(utterance)
+        self._hearing.stop(utterance)
         text = transcript.text.strip()
         if utterance.timeline.transcript is None:
             utterance.timeline.transcript = self._ports.clock.now()
@@ -419,20 +412,7 @@ class Conversation:
         utterance, self._utterance = self._utterance, None
         self._floor.discard_speculation()
         if utterance is not None:
-            self._stop_listening(utterance)
-
-    def _stop_listening(self, utterance: Utterance) -> None:
-        """Nothing more is asked of its recogniser; the listener itself, where it runs this, ends by its own loop."""
-        if utterance.listener is not None and utterance.listener is not asyncio.current_task():
-            utterance.listener.cancel()
-
-    async def _close_stream(self, utterance: Utterance) -> None:
-        if utterance.stream is not None:
-            try:
-                async with asyncio.timeout(1.0):
-                    await utterance.stream.aclose()
-            except TimeoutError:
-                logger.warning("recogniser did not let go", extra={"session_id": self._settings.session_id})
+            self._hearing.stop(utterance)
 
     # --- the floor --------------------------------------------------------------------------------------------------
 
