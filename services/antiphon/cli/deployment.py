@@ -1,21 +1,19 @@
 """A registry, workers and an orchestrator on this machine, as one thing that starts and ends."""
 
 import asyncio
-import sys
 import tempfile
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import aiohttp
 import grpc
-import yaml
 
 from antiphon.adapters.discovery import find_engine
 from antiphon.adapters.weights import resolve
 from antiphon.cli.children import Child
 from antiphon.cli.embedded import UpOptions, complete_config, wants_own_registry
+from antiphon.cli.orchestrators import ANTIPHON, Orchestrators, shared_port
 from antiphon.cli.placement import want_of
 from antiphon.cli.running import Running
 from antiphon.contracts.errors import AntiphonError, Reason
@@ -36,10 +34,7 @@ GRACE_S = 5.0
 """For running conversations, once it is told to end; then for running streams."""
 _STOP_S = GRACE_S + 7.0
 """For a child to end: its grace, and what it needs to let go of everything."""
-_ANTIPHON = (sys.executable, "-m", "antiphon.cli.main")
-_POLL_S = 0.1
 _ASK_S = 3.0
-_START_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,19 +54,23 @@ class _Living:
 class Deployment:
     """What runs, and how to reach it."""
 
-    def __init__(self, config: OrchestratorConfig, reader: RegistryReader, children: list[Child]) -> None:
+    def __init__(
+        self, config: OrchestratorConfig, reader: RegistryReader, orchestrators: Orchestrators, workers: list[Child]
+    ) -> None:
         self.config = config
-        self.children = children
-        self.url = ""
-        """Where the orchestrator listens; empty before it does."""
+        self.orchestrators = orchestrators
+        self.workers = workers
         self._reader = reader
-        self._listening = asyncio.Event()
 
-    def announced(self, line: str) -> None:
-        """Take the orchestrator's first words: its address."""
-        if line.startswith("http"):
-            self.url = line
-            self._listening.set()
+    @property
+    def url(self) -> str:
+        """Where the orchestrators listen; empty before they do."""
+        return self.orchestrators.url
+
+    @property
+    def children(self) -> list[Child]:
+        """All of its processes but the registry."""
+        return [*self.orchestrators.children, *self.workers]
 
     @property
     def snapshot(self) -> Snapshot:
@@ -88,19 +87,14 @@ class Deployment:
         return {name: min(_progress(lease, name) for lease in leases) for name, leases in holders.items() if leases}
 
     async def ready(self) -> None:
-        """Wait until it takes calls: every model loaded, the orchestrator listening.
+        """Wait until it takes calls: every model loaded, the orchestrators listening.
 
         Raises:
-            AntiphonError: When a model cannot be loaded, or the orchestrator does not come up.
+            AntiphonError: When a model cannot be loaded, or an orchestrator does not come up.
         """
-        try:
-            async with asyncio.timeout(_START_S):
-                await self._listening.wait()
-        except TimeoutError:
-            message = f"The orchestrator did not listen within {_START_S:.0f} s: its log says where it stands."
-            raise AntiphonError(Reason.TIMEOUT, message) from None
+        await self.orchestrators.listening()
         await self.loaded()
-        await self._answers()
+        await self.orchestrators.ready()
         for child in self.children:
             child.settled = True
 
@@ -141,19 +135,6 @@ class Deployment:
         finally:
             await channels.aclose()
 
-    async def _answers(self) -> None:
-        async with aiohttp.ClientSession() as http:
-            for _ in range(round(_START_S / _POLL_S)):
-                try:
-                    async with http.get(f"{self.url}/readyz") as response:
-                        if response.status == 200:
-                            return
-                        told = await response.text()
-                except aiohttp.ClientError as error:
-                    told = str(error)
-                await asyncio.sleep(_POLL_S)
-        raise AntiphonError(Reason.NO_WORKER, f"The orchestrator does not get ready: {told.strip()}")
-
 
 def _progress(lease: Lease, name: str) -> float:
     model = lease.resident(name)
@@ -180,8 +161,16 @@ async def deployed(options: UpOptions, warn: Callable[[str], None]) -> AsyncIter
             config = config.model_copy(update={"registry": config.registry.model_copy(update={"url": valkey.url})})
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="antiphon-up-")))
         reader = RegistryReader(config.registry.url, config.registry.namespace)
-        deployment = Deployment(config, reader, [])
-        deployment.children += _children(deployment, options, folder, warn)
+        logs = options.data_dir / "logs"
+        logs.mkdir(parents=True, exist_ok=True)
+        server = config.server.model_copy(update={"drain_grace_s": min(config.server.drain_grace_s, GRACE_S)})
+        if options.orchestrators > 1:
+            port = stack.enter_context(shared_port(server.host, server.port))
+            server = server.model_copy(update={"port": port})
+        served = config.model_copy(update={"server": server})
+        orchestrators = Orchestrators(served, options.orchestrators, folder, logs, warn)
+        workers = [_worker(config, options, number, logs, warn) for number in range(1, options.workers + 1)]
+        deployment = Deployment(config, reader, orchestrators, workers)
         running = Running(options.data_dir, config.registry.url, config.registry.namespace)
         async with asyncio.TaskGroup() as tasks:
             kept = [tasks.create_task(_write(deployment, options.data_dir / _CACHE), name="registry-writer")]
@@ -191,7 +180,7 @@ async def deployed(options: UpOptions, warn: Callable[[str], None]) -> AsyncIter
                 with running.noted():
                     yield deployment
             finally:
-                await _stop(deployment.children)
+                await _stop(deployment)
                 for task in kept:
                     task.cancel()
 
@@ -221,29 +210,10 @@ async def _described(spec: ModelSpec, cache: Path) -> ModelRecord:
     return ModelRecord.of(spec, await asyncio.to_thread(engine.describe, files, spec.engine_config))
 
 
-async def _stop(children: list[Child]) -> None:
-    """First the orchestrator, which ends the calls; then the workers, which are then idle."""
-    for first in (True, False):
-        await asyncio.gather(*(child.stop(_STOP_S) for child in children if (child.name == "orchestrator") is first))
-
-
-def _children(deployment: Deployment, options: UpOptions, folder: Path, warn: Callable[[str], None]) -> list[Child]:
-    config = deployment.config
-    logs = options.data_dir / "logs"
-    logs.mkdir(parents=True, exist_ok=True)
-    server = config.server.model_copy(update={"drain_grace_s": min(config.server.drain_grace_s, GRACE_S)})
-    file = folder / "config.yaml"
-    told = config.model_copy(update={"server": server}).model_dump(mode="json", by_alias=True, exclude_none=True)
-    file.write_text(yaml.safe_dump(told))
-    orchestrator = Child(
-        "orchestrator",
-        [*_ANTIPHON, "orchestrator", "--config", str(file)],
-        environment={},
-        log=_fresh(logs / "orchestrator.log"),
-        warn=warn,
-        announce=deployment.announced,
-    )
-    return [orchestrator, *(_worker(config, options, number, logs, warn) for number in range(1, options.workers + 1))]
+async def _stop(deployment: Deployment) -> None:
+    """First the orchestrators, which end the calls; then the workers, which are then idle."""
+    for children in (deployment.orchestrators.children, deployment.workers):
+        await asyncio.gather(*(child.stop(_STOP_S) for child in children))
 
 
 def _worker(
@@ -263,7 +233,7 @@ def _worker(
     if config.workers.token_file is not None:
         told["TOKEN_FILE"] = str(config.workers.token_file)
     environment = {f"ANTIPHON_WORKER_{key}": value for key, value in told.items()}
-    return Child(name, [*_ANTIPHON, "worker"], environment=environment, log=_fresh(logs / f"{name}.log"), warn=warn)
+    return Child(name, [*ANTIPHON, "worker"], environment=environment, log=_fresh(logs / f"{name}.log"), warn=warn)
 
 
 def _fresh(log: Path) -> Path:

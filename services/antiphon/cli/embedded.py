@@ -57,6 +57,7 @@ class UpOptions:
     instructions: str | None = None
     redis: str | None = None
     workers: int = 1
+    orchestrators: int = 1
     data_dir: Path = Path.home() / ".cache" / "antiphon"
 
 

@@ -54,6 +54,9 @@ LlmModel = Annotated[str | None, typer.Option(help="The model to ask for there."
 LlmKeyEnv = Annotated[str | None, typer.Option(help="The environment variable that holds that server's key.")]
 Instructions = Annotated[str | None, typer.Option(help="What the assistant is told to be.")]
 Workers = Annotated[int, typer.Option(min=1, max=64, help="Worker processes; each holds every model.")]
+Orchestrators = Annotated[
+    int, typer.Option(min=1, max=64, help="Orchestrator processes; several share the port, and a session moves.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Watch = Annotated[bool, typer.Option("--watch", help="Print again at every change, until Ctrl-C.")]
 
@@ -95,6 +98,7 @@ def up(
     instructions: Instructions = None,
     redis: Redis = None,
     workers: Workers = 1,
+    orchestrators: Orchestrators = 1,
     data_dir: DataDir = DATA_DIR,
 ) -> None:
     """Start antiphon on this machine: registry, workers and orchestrator."""
@@ -102,7 +106,18 @@ def up(
     from antiphon.cli.up import up
 
     options = UpOptions(
-        host, port, config, voice, llm_url, llm_model, llm_key_env, instructions, redis, workers, data_dir
+        host,
+        port,
+        config,
+        voice,
+        llm_url,
+        llm_model,
+        llm_key_env,
+        instructions,
+        redis,
+        workers,
+        orchestrators,
+        data_dir,
     )
     _until_told(up(options))
 

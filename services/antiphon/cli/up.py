@@ -72,6 +72,7 @@ def _show_ready(deployment: Deployment, options: UpOptions, console: Console) ->
         f"[bold green]antiphon is ready at {url}[/]",
         f"  assistants  {escape(', '.join(assistants))}",
         f"  models      {escape(', '.join(models))}",
+        *_orchestrators(deployment),
         f"  workers     {options.workers}",
         f"  logs        {options.data_dir / 'logs'}",
         "",
@@ -81,6 +82,14 @@ def _show_ready(deployment: Deployment, options: UpOptions, console: Console) ->
     ]
     for line in lines:
         console.print(line, highlight=False, soft_wrap=True)
+
+
+def _orchestrators(deployment: Deployment) -> list[str]:
+    """Of several: where each tells its own metrics, which a shared port gives of any of them."""
+    addresses = deployment.orchestrators.status_urls
+    if len(addresses) == 1:
+        return []
+    return [f"  {name}  status and metrics at {addresses[name]}" for name in sorted(addresses)]
 
 
 def _told(assistant: AssistantConfig) -> str:
