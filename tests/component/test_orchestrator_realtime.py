@@ -116,6 +116,21 @@ async def test_text_reply_has_no_audio() -> None:
     assert "response.output_text.done" in talk.types()
 
 
+async def test_a_tool_call_that_is_broken_off_is_not_to_be_carried_out() -> None:
+    calls = [FunctionCallDelta("call_1", "clock", '{"zone":'), FunctionCallDelta("call_1", "", '"UTC"}')]
+    async with serving(calls) as server, talking(server) as talk:
+        server.responder.delay_s = 600
+        await talk.say("what time is it")
+        await talk.connection.response.create()
+        await talk.until("response.function_call_arguments.delta")
+        await talk.connection.response.cancel()
+        done = await talk.until("response.done")
+    (item,) = done["response"]["output"]
+    assert (item["status"], item["arguments"]) == ("incomplete", '{"zone":')
+    assert talk.of("response.output_item.done")[0]["item"] == item
+    assert not talk.of("response.function_call_arguments.done")
+
+
 async def test_tool_call_and_its_answer() -> None:
     calls = [FunctionCallDelta("call_1", "clock", '{"zone":'), FunctionCallDelta("call_1", "", '"UTC"}')]
     async with serving(calls) as server, talking(server) as talk:

@@ -499,7 +499,8 @@ async def test_a_call_that_is_broken_off_is_not_to_be_carried_out() -> None:
         on.conversation.cancel_response()
         call = on.conversation.history.get(on.one(events.FunctionCallStarted).item.id)
         assert isinstance(call, FunctionCall) and (call.status, call.arguments) == ("incomplete", '{"zo')
-        assert call in on.one(events.ResponseDone).output and not on.all(events.FunctionCallDone)
+        assert call in on.one(events.ResponseDone).output
+        assert on.one(events.FunctionCallDone).item is call
 
 
 async def test_an_item_that_the_client_deletes_while_it_comes_stays_deleted() -> None:

@@ -221,7 +221,7 @@ class FunctionCallArguments:
 
 @dataclass(frozen=True, slots=True)
 class FunctionCallDone:
-    """The call is complete: the client should act on it."""
+    """The call has reached its last form: one that is `completed` is the client's to carry out."""
 
     response_id: str
     output_index: int

@@ -135,7 +135,7 @@ class Output:
             if isinstance(item, FunctionCall) and item.status == "in_progress":
                 call = replace(self._calls[item.call_id], status="incomplete")
                 self._items[index] = call
-                self._keep(call)
+                self._finish_call(call)
 
     # --- the end ----------------------------------------------------------------------------------------------------
 

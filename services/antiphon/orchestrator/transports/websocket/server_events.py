@@ -228,13 +228,14 @@ class ServerEvents:
     @_translate.register
     def _(self, event: events.FunctionCallDone) -> Iterator[JsonObject]:
         call = event.item
-        yield server_event(
-            "response.function_call_arguments.done",
-            **self._place(event.response_id, call.id, event.output_index),
-            call_id=call.call_id,
-            name=call.name,
-            arguments=call.arguments,
-        )
+        if call.status == "completed":
+            yield server_event(
+                "response.function_call_arguments.done",
+                **self._place(event.response_id, call.id, event.output_index),
+                call_id=call.call_id,
+                name=call.name,
+                arguments=call.arguments,
+            )
         yield from self._output_item_done(event)
 
     @_translate.register
