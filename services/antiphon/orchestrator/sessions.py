@@ -60,6 +60,8 @@ class Hold:
         self._describe: Callable[[], Content] | None = None
         self._on_taken: Callable[[], None] | None = None
         self._released = asyncio.Event()
+        self._tried = asyncio.Event()
+        """What it is now was written, or could not be."""
         self._saved_s = float("-inf")
         self._due_s: float | None = None
         self._expires_s = float("inf")
@@ -92,6 +94,7 @@ class Hold:
         if not self.resume_s or self._gone:
             return
         due_s = _now() if at_once else self._saved_s + SAVE_S
+        self._tried.clear()
         self._due_s = due_s if self._due_s is None else min(self._due_s, due_s)
         if at_once:
             self._keeper.nudge()
@@ -99,7 +102,7 @@ class Hold:
     async def release(self) -> None:
         """Its client is gone: it waits for another, here or elsewhere. What it is now is written first, if it can be.
 
-        Idempotent. Cancelling leaves the writing to the keeper.
+        Idempotent. Cancelling ends the wait, not the writing.
         """
         if not self.live:
             return
@@ -113,7 +116,7 @@ class Hold:
         if self.resume_s and not self._gone:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(RELEASE_S):
-                    await self._keeper.save([self])
+                    await self._tried.wait()
 
     async def end(self) -> None:
         """It is over: nobody may resume it. Idempotent."""
@@ -136,10 +139,18 @@ class Hold:
         self._saved_s, self._due_s = _now(), None
         return self.record
 
+    def tried(self, *, saved: bool) -> None:
+        """An attempt to write it is over."""
+        if not saved:
+            self.changed()
+        if not saved or self._due_s is None:  # else it changed meanwhile: the next attempt counts
+            self._tried.set()
+
     def take(self) -> None:
         """A newer connection has it. Idempotent."""
         if not self._gone:
             self._gone, self._due_s = True, None
+            self._tried.set()
             if self._on_taken is not None:
                 self._on_taken()
 
@@ -273,7 +284,7 @@ class SessionKeeper:
             self._nudged.clear()
             now = _now()
             self._drop_expired(now)
-            await self.save([hold for hold in self._holds.values() if hold.due(now)])
+            await self._save([hold for hold in self._holds.values() if hold.due(now)])
             if now >= beat_s:
                 beat_s = now + BEAT_S
                 await self._renew()
@@ -283,8 +294,11 @@ class SessionKeeper:
                     # Others may have ended a turn in the same moment: one write for all of them.
                     await asyncio.sleep(0)
 
-    async def save(self, holds: Sequence[Hold]) -> None:
-        """Write these sessions; those that cannot be written now are written later."""
+    async def _save(self, holds: Sequence[Hold]) -> None:
+        """Write these sessions; those that cannot be written now are written later.
+
+        Only one task does this: of two writes at once the older might come last.
+        """
         for start in range(0, len(holds), _BATCH):
             batch = holds[start : start + _BATCH]
             now = _now()
@@ -294,13 +308,10 @@ class SessionKeeper:
             except (RedisError, OSError) as error:
                 self._reached(False, type(error).__name__)
                 for hold in batch:
-                    hold.changed()
+                    hold.tried(saved=False)
                 continue
-            except asyncio.CancelledError:
-                for hold in batch:
-                    hold.changed()
-                raise
             for hold, ours in zip(batch, saved, strict=True):
+                hold.tried(saved=True)
                 if not ours:
                     self._lose(hold)
 
