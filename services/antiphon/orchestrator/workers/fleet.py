@@ -133,6 +133,7 @@ class Fleet:
         deadlines: How patient to be.
         rng: For routing; give a seeded one to repeat a run.
         note_demand: Told of each stream whose model no worker held.
+        loads: By which models are loaded; None: by asking the workers.
     """
 
     def __init__(
@@ -143,6 +144,7 @@ class Fleet:
         deadlines: Deadlines | None = None,
         rng: random.Random | None = None,
         note_demand: NoteDemand = lambda task, model, reason: None,
+        loads: Loads | None = None,
     ) -> None:
         self.channels = channels
         self.deadlines = deadlines or Deadlines()
@@ -151,7 +153,7 @@ class Fleet:
         self._rng = rng or random.Random()
         self._note_demand = note_demand
         self._breakers = Breakers(lambda: asyncio.get_running_loop().time())
-        self._loads = Loads(channels)
+        self._loads = loads or Loads(channels)
         self._last: OrderedDict[tuple[str, Task], Candidate] = OrderedDict()
 
     async def aclose(self) -> None:
