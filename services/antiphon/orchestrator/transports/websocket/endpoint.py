@@ -31,6 +31,7 @@ _CLOSE_CODES = {
     Reason.MODEL_UNKNOWN: 1008,
     Reason.SESSION_UNKNOWN: 1008,
     Reason.WORKER_FULL: 1013,
+    Reason.NO_WORKER: 1013,
     Reason.DRAINING: 1012,
 }
 
