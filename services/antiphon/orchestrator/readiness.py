@@ -4,8 +4,7 @@ from antiphon.contracts.adapters import Task
 from antiphon.contracts.errors import AntiphonError, Reason
 from antiphon.orchestrator.config import DEFAULT
 from antiphon.orchestrator.context import Context
-from antiphon.registry.records import ModelRecord
-from antiphon.registry.snapshot import Worker
+from antiphon.registry.routing import Refusal, RouteRequest, Verdict, explain
 
 RETRY_AFTER_MS = 2_000
 
@@ -30,24 +29,16 @@ def _check_model(context: Context, task: Task, name: str) -> None:
     model = snapshot.model(task, own_name) if own_name is not None else None
     if model is None:
         raise AntiphonError(Reason.NO_WORKER, f"The catalogue has no model '{name}' for task {task}.")
-    states = {_state(worker, model) for worker in snapshot.workers.values()}
-    if "usable" in states:
+    verdicts = explain(RouteRequest(task, model.name), snapshot)
+    if any(_usable(verdict) for verdict in verdicts):
         return
-    if "loading" in states:
+    if any(verdict.standing == "loading" for verdict in verdicts):
         raise AntiphonError(Reason.MODEL_LOADING, f"Model '{model.name}' is loading.", retry_after_ms=RETRY_AFTER_MS)
     raise AntiphonError(
         Reason.NO_WORKER, f"No live worker holds or can load model '{model.name}'.", retry_after_ms=RETRY_AFTER_MS
     )
 
 
-def _state(worker: Worker, model: ModelRecord) -> str:
-    """What a worker is to a model: usable (it holds it, or would load it at the first call), loading, or none."""
-    lease = worker.lease
-    if lease is None or lease.draining or worker.record.draining:
-        return "none"
-    resident = lease.resident(model.name)
-    if resident is None:
-        return "usable" if model.engine in lease.engines else "none"
-    if resident.state in ("warm", "in_use"):
-        return "usable"
-    return "loading" if resident.state == "loading" else "none"
+def _usable(verdict: Verdict) -> bool:
+    """Whether the worker holds the model, or would load it at the first call; busy is no reason against it."""
+    return verdict.reason in (None, Refusal.FULL) and verdict.standing in ("warm", "absent")

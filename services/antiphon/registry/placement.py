@@ -13,8 +13,8 @@ from antiphon.registry.client import Connect, open_client, read_streams
 from antiphon.registry.keys import BEAT_S, Keys
 from antiphon.registry.records import FORMAT, ModelRecord, RecordReader, Want
 
-FULL_READ_S = 5.0
-"""How often it looks again by itself, so that nothing that was missed stays missed."""
+LOOK_S = 2.0
+"""How often it looks by itself: a stream that began anew says nothing to those who wait beyond its end."""
 RETRY_S = 0.2
 
 logger = logging.getLogger(__name__)
@@ -138,7 +138,7 @@ class PlacementReader:
 
     async def _until_changed(self) -> None:
         """Return when something that concerns this worker has changed, or a while is over."""
-        until = asyncio.get_running_loop().time() + FULL_READ_S
+        until = asyncio.get_running_loop().time() + LOOK_S
         while asyncio.get_running_loop().time() < until:
             entries = await read_streams(self._tail, {self._keys.changes: self._position}, block_s=BEAT_S)
             if any(self._concerns(entry.fields) for entry in entries):
