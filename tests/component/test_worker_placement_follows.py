@@ -5,7 +5,9 @@ import contextlib
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
+import grpc
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from antiphon.contracts.models import ModelSpec
 from antiphon.registry.client import open_client
@@ -14,6 +16,8 @@ from antiphon.registry.keys import Keys
 from antiphon.registry.placement import Placement, PlacementReader
 from antiphon.registry.records import ModelRecord, ModelRef, Want
 from antiphon.registry.writer import RegistryWriter
+from antiphon.worker.config import WorkerConfig
+from antiphon.worker.server import Worker
 
 pytestmark = [pytest.mark.component, pytest.mark.timeout(60)]
 
@@ -115,3 +119,28 @@ async def test_a_record_that_cannot_be_read_leaves_what_was_known() -> None:
             await pipe.execute()
         told = await made.until(lambda placement: "b" in placement.models)
         assert told.models["a"] == said.models["a"] and told.want == said.want
+
+
+async def test_a_worker_is_ready_when_it_was_placed_and_holds_what_it_should() -> None:
+    async with EmbeddedValkey() as valkey:
+        writer = RegistryWriter(valkey.url, NAMESPACE, adopt="local")
+        writer.set_models([record("a"), record("b")])
+        writing = asyncio.create_task(writer.run())
+        config = WorkerConfig(worker_id="w1", port=0, metrics_port=None, redis_url=valkey.url, namespace=NAMESPACE)
+        try:
+            async with Worker(config) as worker, grpc.aio.insecure_channel(worker.address) as channel:
+                health = health_pb2_grpc.HealthStub(channel)  # type: ignore[no-untyped-call]
+                async with asyncio.timeout(10):
+                    while len(worker.models.views()) < 2:
+                        await asyncio.sleep(0.02)
+                status = (await health.Check(health_pb2.HealthCheckRequest())).status
+                assert status == health_pb2.HealthCheckResponse.NOT_SERVING
+                writer.put_want("w1", hold("a"))
+                async for answer in health.Watch(health_pb2.HealthCheckRequest(), timeout=10):
+                    if answer.status == health_pb2.HealthCheckResponse.SERVING:
+                        break
+                assert worker.models.view("a").state == "warm" and worker.models.view("b").state == "absent"
+                assert worker.lease().epoch == writer.epoch
+        finally:
+            writing.cancel()
+            await asyncio.wait((writing,))

@@ -26,7 +26,8 @@ class Placement:
 
     epoch: int
     models: Mapping[str, ModelRecord] = field(default_factory=dict)
-    want: Want = Want()
+    want: Want | None = None
+    """None: nothing was said of this worker yet."""
 
 
 class PlacementReader:
@@ -109,12 +110,11 @@ class PlacementReader:
                 models[name] = record
         return models
 
-    def _want(self, value: bytes | None) -> Want:
+    def _want(self, value: bytes | None) -> Want | None:
         """What is wanted; as before when it cannot be read."""
         if value is None:
-            return Want()
-        read = self._records.read(Want, self._worker, value)
-        return read or (self._told.want if self._told is not None else Want())
+            return None
+        return self._records.read(Want, self._worker, value) or (self._told.want if self._told is not None else None)
 
     def _epoch(self, meta: Mapping[bytes, bytes]) -> int | None:
         try:

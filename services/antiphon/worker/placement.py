@@ -17,7 +17,8 @@ def placed_entries(placement: Placement) -> list[CatalogueEntry]:
 
     What this version of the worker does not understand is left out, and logged.
     """
-    return [entry for record in placement.models.values() for entry in _entries(record, placement.want)]
+    want = placement.want or Want()
+    return [entry for record in placement.models.values() for entry in _entries(record, want)]
 
 
 def _entries(record: ModelRecord, want: Want) -> Iterator[CatalogueEntry]:

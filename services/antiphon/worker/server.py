@@ -93,6 +93,7 @@ class Worker:
         self._loader = loader or EngineLoader(self._loads, config.cache, config.loudness_lufs)
         self._keeper: LeaseKeeper | None = None
         self._epoch = 0
+        self._placed = asyncio.Event()
         self._engines = {entry.name: entry.version for entry in discovery.engines().values()}
         self._must_end = asyncio.Event()
         self._exit = contextlib.AsyncExitStack()
@@ -166,6 +167,10 @@ class Worker:
         except TimeoutError:
             logger.warning("streams cut at the end of the drain", extra={"streams": len(self.streams)})
 
+    @property
+    def _is_placed_by_others(self) -> bool:
+        return self.config.redis_url is not None and not self.config.models
+
     def lease(self) -> Lease:
         """What the worker says of itself now."""
         views = self.models.views()
@@ -205,6 +210,8 @@ class Worker:
         logger.info("placed", extra={"epoch": placement.epoch, "models": len(entries), "held": held})
         self._epoch = placement.epoch
         self.models.place(entries)
+        if placement.want is not None:
+            self._placed.set()
         self._nudge()
 
     def _nudge(self) -> None:
@@ -239,6 +246,8 @@ class Worker:
 
     async def _become_ready(self) -> None:
         """Say that it serves once what it begins with is warm: a probe sends nobody to a cold worker."""
+        if self._is_placed_by_others:
+            await self._placed.wait()
         await self.models.warm()
         await self._tell_health(health_pb2.HealthCheckResponse.SERVING)
         logger.info("worker ready", extra={"worker": self.config.worker_id, "address": self.address})
@@ -264,7 +273,7 @@ class Worker:
         if url is not None:
             self._keeper = LeaseKeeper(url, namespace, name, self.lease, self.drain)
             tasks.append(asyncio.create_task(self._keeper.run(), name="lease"))
-            if not self.config.models:
+            if self._is_placed_by_others:
                 placement = PlacementReader(url, namespace, name, self._obey)
                 tasks.append(asyncio.create_task(placement.run(), name="placement"))
         for task in tasks:
