@@ -1,14 +1,13 @@
 """Puts an orchestrator's parts together, and takes them apart again."""
 
 import asyncio
-import os
-import socket
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from prometheus_client import CollectorRegistry
 
 from antiphon.adapters.vad.silero import SileroVad
+from antiphon.contracts.adapters import Task
 from antiphon.contracts.errors import AntiphonError, Reason
 from antiphon.orchestrator.admission import Admission
 from antiphon.orchestrator.config import DEFAULT, AssistantConfig, OrchestratorConfig, WorkersConfig
@@ -41,16 +40,21 @@ async def open_context(config: OrchestratorConfig) -> AsyncIterator[Context]:
         for name, assistant in (config.assistants or {DEFAULT: AssistantConfig()}).items():
             responders[name] = make_responder(assistant.responder)
             stack.push_async_callback(responders[name].aclose)
-        demand = DemandKeeper(config.registry.url, config.registry.namespace, f"{socket.gethostname()}/{os.getpid()}")
-        fleet = Fleet(reader, channels, names, note_demand=demand.note)
+        sessions = await stack.enter_async_context(_sessions(config))
+        metrics.orchestrator.info({"id": sessions.owner})
+        demand = DemandKeeper(config.registry.url, config.registry.namespace, sessions.owner)
+
+        def note_demand(task: Task, model: str, reason: str) -> None:
+            demand.note(task, model, reason)
+            metrics.lacking.labels(model, reason).inc()
+
+        fleet = Fleet(reader, channels, names, note_demand=note_demand)
         stack.push_async_callback(fleet.aclose)
         tasks = await stack.enter_async_context(asyncio.TaskGroup())
         reading = tasks.create_task(reader.run(), name="registry-reader")
         telling = tasks.create_task(demand.run(), name="demand")
         stack.callback(reading.cancel)
         stack.callback(telling.cancel)
-        sessions = await stack.enter_async_context(_sessions(config))
-        metrics.orchestrator.info({"id": sessions.owner})
         yield Context(
             config=config,
             recogniser=RoutedRecogniser(fleet),

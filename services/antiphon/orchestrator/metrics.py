@@ -31,6 +31,12 @@ class OrchestratorMetrics:
         self.audio_requests = Counter(
             "antiphon_audio_requests", "Requests to /v1/audio, by how they ended", ["api", "outcome"], registry=registry
         )
+        self.lacking = Counter(
+            "antiphon_streams_lacking_a_model",
+            "Streams whose model no worker held, by what was lacking",
+            ["model", "reason"],
+            registry=registry,
+        )
         self.turns = Counter("antiphon_turns", "Turns that are over", ["interrupted"], registry=registry)
         self._voice_to_voice = self._histogram(
             "antiphon_voice_to_voice_seconds", "The user's last voiced sample to the reply's first frame", _SPEECH_S

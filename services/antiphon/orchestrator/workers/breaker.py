@@ -3,6 +3,7 @@
 Source: M. Nygard, "Release It!" (2007), chapter 5: closed, open, half-open.
 """
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -14,6 +15,8 @@ PROBE_S = 5.0
 """A probe that has said nothing for so long is forgotten, and another call may be one."""
 
 State = Literal["closed", "open", "half-open"]
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -66,7 +69,8 @@ class Breakers:
 
     def answered(self, worker: str) -> None:
         """Note that it did what it was asked for: its breaker closes. Cheap; call it as often as you like."""
-        self._circuits.pop(worker, None)
+        if self._circuits.pop(worker, None) is not None:
+            logger.info("worker answers again", extra={"worker": worker})
 
     def undecided(self, worker: str) -> None:
         """Note that a call ended without saying anything of the worker's health: another may probe it."""
@@ -82,6 +86,9 @@ class Breakers:
         circuit = self._circuits.setdefault(worker, _Circuit(incarnation))
         if not circuit.failures or self.state(worker) == "half-open":
             circuit.failures += 1
+            logger.warning(
+                "worker left alone", extra={"worker": worker, "failures": circuit.failures, "pause_s": circuit.pause_s}
+            )
         circuit.failed_s = self._clock()
         circuit.probed_s = None
 
