@@ -23,7 +23,7 @@ class Keys:
 
     @property
     def meta(self) -> str:
-        """Hash of the operator's: `nonce`, `epoch`, `format`. Absent: Redis came back empty."""
+        """Hash of the operator's: `nonce`, `epoch`, `sequence`, `format`. Absent: Redis came back empty."""
         return self._key("meta")
 
     @property

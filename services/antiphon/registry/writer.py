@@ -23,28 +23,40 @@ logger = logging.getLogger(__name__)
 
 _HASHES = "local hashes = {" + ", ".join(f"{kind} = KEYS[{at}]" for at, kind in enumerate(KINDS, 3)) + "}\n"
 
-# KEYS: meta, changes, then one hash a kind. ARGV: nonce, floor, format, entries to keep, then (kind, name, value)s.
-# Claims the registry under a new epoch, and replaces all that stood there. Returns the epoch.
+# KEYS: meta, changes, then one hash a kind.
+# ARGV: nonce, floor, format, entries to keep, sequence, the epoch that was seen, then (kind, name, value)s.
+# Claims the registry under a new epoch, and replaces all that stood there. Returns the epoch; 'changed' when another
+# writer came first. What comes late, after something that this writer sent after it, changes nothing.
 _CLAIM = (
     _HASHES
     + """
-local epoch = math.max(tonumber(redis.call('HGET', KEYS[1], 'epoch') or '0') or 0, tonumber(ARGV[2])) + 1
+local epoch = tonumber(redis.call('HGET', KEYS[1], 'epoch') or '0') or 0
+if redis.call('HGET', KEYS[1], 'nonce') == ARGV[1] then
+  if tonumber(redis.call('HGET', KEYS[1], 'sequence')) >= tonumber(ARGV[5]) then return 'changed' end
+else
+  if epoch ~= tonumber(ARGV[6]) then return 'changed' end
+  epoch = math.max(epoch, tonumber(ARGV[2])) + 1
+end
 for _, key in pairs(hashes) do redis.call('DEL', key) end
-redis.call('HSET', KEYS[1], 'nonce', ARGV[1], 'epoch', string.format('%.0f', epoch), 'format', ARGV[3])
-for i = 5, #ARGV, 3 do redis.call('HSET', hashes[ARGV[i]], ARGV[i + 1], ARGV[i + 2]) end
+redis.call('HSET', KEYS[1], 'nonce', ARGV[1], 'epoch', string.format('%.0f', epoch), 'format', ARGV[3],
+  'sequence', ARGV[5])
+for i = 7, #ARGV, 3 do redis.call('HSET', hashes[ARGV[i]], ARGV[i + 1], ARGV[i + 2]) end
 redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[4], '0-*', 'nonce', ARGV[1], 'kind', 'reset', 'name', '', 'value', '')
 return string.format('%.0f', epoch)
 """
 )
 
-# As above, with our epoch in place of the floor. Returns 'deposed', 'lost' (it came back empty) or 'written'.
+# As above, with our epoch in place of the floor and of the one that was seen. Returns 'deposed', 'lost' (it came back
+# empty), 'late' or 'written'.
 _WRITE = (
     _HASHES
     + """
 local epoch = tonumber(redis.call('HGET', KEYS[1], 'epoch') or '0') or 0
 if epoch > tonumber(ARGV[2]) then return 'deposed' end
 if redis.call('HGET', KEYS[1], 'nonce') ~= ARGV[1] then return 'lost' end
-for i = 5, #ARGV, 3 do
+if tonumber(redis.call('HGET', KEYS[1], 'sequence')) >= tonumber(ARGV[5]) then return 'late' end
+redis.call('HSET', KEYS[1], 'sequence', ARGV[5])
+for i = 7, #ARGV, 3 do
   local key = hashes[ARGV[i]]
   if ARGV[i + 2] == '' then redis.call('HDEL', key, ARGV[i + 1])
   else redis.call('HSET', key, ARGV[i + 1], ARGV[i + 2]) end
@@ -88,7 +100,9 @@ class RegistryWriter:
         self._tail: redis.Redis = connect(redis_url, namespace=namespace, block_s=BEAT_S)
         self._keys = Keys(namespace)
         self._floor = int(time.time()) if epoch_floor is None else epoch_floor
-        self._nonce = ""
+        self._nonce = uuid.uuid4().hex
+        self._sequence = 0
+        self._restoring = False
         self._epoch = 0
         self._desired: _Contents = {}
         self._written: _Contents = {}
@@ -178,30 +192,41 @@ class RegistryWriter:
         if not self._epoch:
             await self._claim(desired)
             return
-        answer = await self._script(_WRITE, str(self._epoch), _difference(self._written, desired))
+        answer = await self._script(_WRITE, self._epoch, self._epoch, _difference(self._written, desired))
         if answer == b"deposed":
-            message = (
-                f"Another `antiphon up` or operator has claimed the registry's namespace ({self._keys.namespace})."
-            )
-            raise AntiphonError(Reason.EPOCH_STALE, message)
+            raise self._deposed()
         if answer == b"lost":
             logger.warning("registry came back empty: writing all of it again", extra={"epoch": self._epoch})
-            self._floor = self._epoch - 1
+            self._nonce, self._floor, self._restoring = uuid.uuid4().hex, self._epoch - 1, True
+            self._epoch = 0
             await self._claim(desired)
-        self._written = desired
+        elif answer == b"written":
+            self._written = desired
 
     async def _claim(self, desired: _Contents) -> None:
-        self._nonce = uuid.uuid4().hex
-        self._epoch = int(await self._script(_CLAIM, str(self._floor), desired))
+        """Make the registry ours; what is not done when this returns is done at the next beat."""
+        nonce, seen = await self._client.hmget(self._keys.meta, ["nonce", "epoch"])
+        stands = int(seen) if seen and seen.isdigit() else 0
+        if self._restoring and nonce != self._nonce.encode() and stands > self._floor + 1:
+            raise self._deposed()
+        answer = await self._script(_CLAIM, self._floor, stands, desired)
+        if answer == b"changed":
+            self._changed.set()
+            return
+        self._epoch, self._restoring = int(answer), False
         self._written = desired
         logger.info("registry claimed", extra={"epoch": self._epoch, "records": len(desired)})
 
-    async def _script(self, script: str, epoch: str, contents: Mapping[tuple[str, str], str]) -> bytes:
+    def _deposed(self) -> AntiphonError:
+        message = f"Another `antiphon up` or operator has claimed the registry's namespace ({self._keys.namespace})."
+        return AntiphonError(Reason.EPOCH_STALE, message)
+
+    async def _script(self, script: str, epoch: int, seen: int, contents: Mapping[tuple[str, str], str]) -> bytes:
         keys = (self._keys.meta, self._keys.changes, *map(self._keys.hash, KINDS))
         records = [part for (kind, name), value in contents.items() for part in (kind, name, value)]
-        answer: bytes = await self._client.eval(
-            script, len(keys), *keys, self._nonce, epoch, str(FORMAT), str(STREAM_ENTRIES), *records
-        )
+        self._sequence += 1
+        settings = (self._nonce, epoch, FORMAT, STREAM_ENTRIES, self._sequence, seen)
+        answer: bytes = await self._client.eval(script, len(keys), *keys, *map(str, settings), *records)
         return answer
 
     def _reachable(self, cause: str) -> None:
