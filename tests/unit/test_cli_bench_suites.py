@@ -19,7 +19,9 @@ from antiphon.cli.bench.suites import (
     first_audio,
     idle,
     jitter,
+    leases,
     pause,
+    routing,
     transcript,
     voice_to_voice,
 )
@@ -172,3 +174,19 @@ def test_a_pause_that_loses_its_place_counts_against_it() -> None:
     figures = pause.report([{**sample, "position_kept": True}, {**sample, "position_kept": False}])
     assert statistic(figure(figures, "went on at another sample").values, "mean") == 50
     assert figure(figures, "PAUSE to the last frame").verdict == "aim"
+
+
+async def test_a_decision_and_an_update_are_measured_and_judged() -> None:
+    trials = [{"kind": kind, "round": 0} for kind in ("held", "update")]
+    figures = routing.report([await routing.measure(None, trial) for trial in trials])  # type: ignore[arg-type]
+    for name in ("decision, the model is held by fifty", "a lease heard, to the next snapshot"):
+        assert len(figure(figures, name).values) == 100
+        assert figure(figures, name).verdict in ("aim", "at least", "missed")
+    assert not figure(figures, "decision, nobody holds the model").values
+
+
+def test_leases_are_reported_for_each_number_of_workers() -> None:
+    sample = {"registry": 5.0, "reader": 20.0, "snapshots": 400.0, "in": 2048.0, "out": 1024.0}
+    figures = leases.report([{**sample, "workers": workers} for workers in (100, 1000)])
+    assert figure(figures, "registry, 1000 workers").values == (5.0,)
+    assert figure(figures, "into the registry, 100 workers").values == (2.0,)

@@ -24,6 +24,8 @@ NAMES = (
     "concurrency",
     "jitter",
     "idle",
+    "routing",
+    "leases",
 )
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")

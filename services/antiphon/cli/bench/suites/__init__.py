@@ -9,7 +9,9 @@ from antiphon.cli.bench.suites import (
     first_audio,
     idle,
     jitter,
+    leases,
     pause,
+    routing,
     transcript,
     voice_to_voice,
 )
@@ -25,5 +27,7 @@ _MODULES = (
     concurrency,
     jitter,
     idle,
+    routing,
+    leases,
 )
 SUITES: dict[str, Suite] = {module.SUITE.name: module.SUITE for module in _MODULES}
