@@ -16,7 +16,7 @@ from antiphon.registry.snapshot import Snapshot
 LONGEST_S = 1800.0
 """A load that takes longer is not waited for: somebody may ask for it again."""
 AGAIN_S = 1.0
-"""A worker that would not load a model, without a hint of its own, is asked for it again after so long."""
+"""A worker that has not loaded a model, and gave no hint of its own, is asked for it again after so long."""
 CLOSE_S = 1.0
 
 Load = asyncio.Task[AntiphonError | None]
@@ -72,13 +72,12 @@ class Loads:
         while (error := await self._ask(candidate, model)) is not None:
             if error.reason is not Reason.MODEL_LOADING or loop.time() - begun_s > LONGEST_S:
                 break
-            await asyncio.sleep((error.retry_after_ms or 0) / 1000)  # the worker has other waits than ours
+            await asyncio.sleep(_again_s(error))  # the worker does not let a call wait as long as we do
         took_ms = round((loop.time() - begun_s) * 1000)
         if error is None:
             logger.info("loaded", extra={**fields, "took_ms": took_ms})
             return None
-        again_s = AGAIN_S if error.retry_after_ms is None else error.retry_after_ms / 1000
-        self._refused[candidate.worker, model] = loop.time() + again_s
+        self._refused[candidate.worker, model] = loop.time() + _again_s(error)
         logger.warning("not loaded", extra={**fields, "took_ms": took_ms, "reason": error.reason.value})
         return error
 
@@ -91,3 +90,8 @@ class Loads:
             except grpc.RpcError as error:
                 return from_call(error)
         return None
+
+
+def _again_s(error: AntiphonError) -> float:
+    """When to ask this worker again."""
+    return error.retry_after_ms / 1000 if error.retry_after_ms else AGAIN_S
