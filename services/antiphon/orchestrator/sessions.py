@@ -19,11 +19,13 @@ from antiphon.contracts.errors import AntiphonError, Reason
 from antiphon.orchestrator.config import AssistantConfig, OrchestratorConfig
 from antiphon.registry.client import open_client
 from antiphon.registry.keys import BEAT_S, Keys
-from antiphon.registry.records import RecordReader, SessionRecord
+from antiphon.registry.records import RECORD_LIMIT_BYTES, RecordReader, SessionRecord
 from antiphon.registry.sessions import ClaimTail, SessionStore
 
 SAVE_S = 1.0
-"""A conversation that goes on is written at most so often; a turn that ended at once."""
+"""A reply that is being heard is written at most so often."""
+SETTLED_S = 0.1
+"""And what is settled (an item, a turn, a setting): a kill takes with it no more than this."""
 RELEASE_S = 1.0
 """How long the last word of a session may take to be written before its client is let go."""
 HAND_OVER_S = 3.0
@@ -66,6 +68,7 @@ class Hold:
         self._due_s: float | None = None
         self._expires_s = float("inf")
         self._gone = False
+        self._fits = True
 
     @property
     def resumed(self) -> bool:
@@ -85,18 +88,18 @@ class Hold:
             on_taken: Called once when a newer connection, here or elsewhere, has the session: stop answering.
         """
         self._describe, self._on_taken = describe, on_taken
-        self.changed(at_once=True)
+        self.changed(settled=True)
         if self._gone:
             on_taken()
 
-    def changed(self, *, at_once: bool = False) -> None:
-        """Have it written: soon, or at once. Never blocks."""
+    def changed(self, *, settled: bool = False) -> None:
+        """Have it written within a second, or, when what changed is settled, at once. Never blocks."""
         if not self.resume_s or self._gone:
             return
-        due_s = _now() if at_once else self._saved_s + SAVE_S
+        due_s = self._saved_s + (SETTLED_S if settled else SAVE_S)
         self._tried.clear()
         self._due_s = due_s if self._due_s is None else min(self._due_s, due_s)
-        if at_once:
+        if settled:
             self._keeper.nudge()
 
     async def release(self) -> None:
@@ -111,7 +114,8 @@ class Hold:
         self._refresh()
         self._describe = self._on_taken = None
         self._expires_s = _now() + self.resume_s
-        self.changed(at_once=True)
+        self._saved_s = float("-inf")
+        self.changed(settled=True)
         self._released.set()
         if self.resume_s and not self._gone:
             with contextlib.suppress(TimeoutError):
@@ -125,19 +129,26 @@ class Hold:
 
     # --- for the keeper -----------------------------------------------------------------------------------------------
 
-    def due(self, now: float) -> bool:
-        """Whether it should be written by now."""
-        return self._due_s is not None and self._due_s <= now
+    @property
+    def due_s(self) -> float:
+        """When it should be written."""
+        return float("inf") if self._due_s is None else self._due_s
 
     def left_s(self, now: float) -> float:
         """How long it can still be resumed if nothing more happens."""
         return self.resume_s if self.live else max(0.0, self._expires_s - now)
 
-    def content(self) -> SessionRecord:
-        """What to write; it counts as written until `changed` says otherwise."""
+    def fits(self) -> bool:
+        """Describe it anew; whether it can be written. It counts as written until `changed` says otherwise."""
         self._refresh()
         self._saved_s, self._due_s = _now(), None
-        return self.record
+        fits = len(self.record.model_dump_json().encode()) <= RECORD_LIMIT_BYTES
+        if not fits and self._fits:
+            logger.warning("a session is too long to be kept", extra={"session_id": self.record.session_id})
+        if not fits:
+            self._tried.set()
+        self._fits = fits
+        return fits
 
     def tried(self, *, saved: bool) -> None:
         """An attempt to write it is over."""
@@ -284,15 +295,14 @@ class SessionKeeper:
             self._nudged.clear()
             now = _now()
             self._drop_expired(now)
-            await self._save([hold for hold in self._holds.values() if hold.due(now)])
+            await self._save([hold for hold in self._holds.values() if hold.due_s <= now])
             if now >= beat_s:
                 beat_s = now + BEAT_S
                 await self._renew()
+            due_s = min((hold.due_s for hold in self._holds.values()), default=float("inf"))
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_LOOK_S):
+                async with asyncio.timeout_at(min(due_s, now + _LOOK_S)):
                     await self._nudged.wait()
-                    # Others may have ended a turn in the same moment: one write for all of them.
-                    await asyncio.sleep(0)
 
     async def _save(self, holds: Sequence[Hold]) -> None:
         """Write these sessions; those that cannot be written now are written later.
@@ -300,10 +310,12 @@ class SessionKeeper:
         Only one task does this: of two writes at once the older might come last.
         """
         for start in range(0, len(holds), _BATCH):
-            batch = holds[start : start + _BATCH]
-            now = _now()
+            fits = {hold: hold.fits() for hold in holds[start : start + _BATCH]}
+            batch, now = [hold for hold in fits if fits[hold]], _now()
             try:
-                saved = await self._store.save_all([(hold.content(), hold.left_s(now)) for hold in batch])
+                for hold in fits.keys() - set(batch):
+                    await self._store.forget(hold.record)  # an older form of it would be worse than none
+                saved = await self._store.save_all([(hold.record, hold.left_s(now)) for hold in batch])
                 self._reached(True)
             except (RedisError, OSError) as error:
                 self._reached(False, type(error).__name__)
@@ -336,7 +348,7 @@ class SessionKeeper:
                 return
             for hold, found in zip(batch, owners, strict=True):
                 if found is None:
-                    hold.changed(at_once=True)
+                    hold.changed(settled=True)
                 elif found[1] > hold.record.epoch or (found[1] == hold.record.epoch and found[0] != self.owner):
                     self._lose(hold)
 

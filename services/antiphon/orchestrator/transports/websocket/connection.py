@@ -38,6 +38,8 @@ logger = logging.getLogger(__name__)
 
 CLOSE_S = 2.0
 """How long what is queued, and then the closing handshake, may take once the session is over."""
+LULL_S = 0.3
+"""How long nobody has said anything when a client is sent elsewhere: what it has just sent would be lost on the way."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +76,7 @@ class Connection:
         self._over = asyncio.Event()
         self._resting = asyncio.Event()
         self._resting.set()
+        self._turns = 0
         self._reply_generation = 0
         self._reply_item = ""
         self._shown: dict[str, str] = {}
@@ -150,7 +153,7 @@ class Connection:
                 event_id, before = event.event_id, self._commands.session
                 await self._commands.execute(event)
                 if self._commands.session is not before:
-                    self._hold.changed()
+                    self._hold.changed(settled=True)
             elif not self._commands.session.extended:
                 raise ClientError("invalid_value", f"Binary messages need the subprotocol {binary.SUBPROTOCOL}.")
             else:
@@ -176,13 +179,13 @@ class Connection:
             case events.StateChanged(new=State.IDLE):
                 self._resting.set()
             case events.StateChanged():
+                self._turns += self._resting.is_set()
                 self._resting.clear()
             case (
                 events.OutputTranscript(item_id=item_id, delta=delta) | events.OutputText(item_id=item_id, delta=delta)
             ):
                 self._shown = {item_id: self._shown.get(item_id, "") + delta}
             case events.TurnCompleted(timeline):
-                self._hold.changed(at_once=True)
                 self._metrics.turn(timeline)
                 logger.info("turn completed", extra={**self._fields, **timeline.as_dict()})
             case events.Problem(error, source):
@@ -193,8 +196,7 @@ class Connection:
                     self._end(EXPIRED)
             case _:
                 pass
-        if not isinstance(event, events.StateChanged | events.TranscriptPartial):
-            self._hold.changed()
+        self._keep(event)
         for translated in self._translator.translate(event):
             self._send(translated)
 
@@ -238,6 +240,16 @@ class Connection:
         history = self._conversation.history if self._hold.record.transcripts_kept else ()
         return settings_json(self._commands.session), history_json(history, self._shown)
 
+    def _keep(self, event: events.Event) -> None:
+        """Have written what an event has changed."""
+        match event:
+            case events.StateChanged() | events.TranscriptPartial():
+                pass
+            case events.ItemDone() | events.ItemDeleted() | events.ItemTruncated() | events.TurnCompleted():
+                self._hold.changed(settled=True)
+            case _:
+                self._hold.changed()
+
     def _take_leave(self) -> None:
         """A newer connection has this session."""
         self._send(error_event(ClientError("session_taken", "Another connection goes on with this session.")))
@@ -248,8 +260,12 @@ class Connection:
     async def _drain(self) -> None:
         """When the process is told to go: let the turn end, then send the client elsewhere."""
         await self._context.admission.wait_draining()
-        await self._resting.wait()
-        self._end(DRAINED)
+        while True:
+            await self._resting.wait()
+            turns = self._turns
+            await asyncio.sleep(LULL_S)
+            if self._resting.is_set() and self._turns == turns:
+                return self._end(DRAINED)
 
     async def _obey(self) -> None:
         """When the grace is over: send the client elsewhere now."""
