@@ -12,7 +12,7 @@ UV := $(or $(shell command -v uv 2>/dev/null),.cache/uv/bin/uv)
 # What a fast second run is worth: nothing is installed again unless these change.
 INSTALLED := .venv/.installed
 
-.PHONY: help setup speech run test lint format generate bench clean
+.PHONY: help setup speech run test soak lint format generate bench clean
 
 help: ## List these commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -24,6 +24,9 @@ run: setup speech ## Start antiphon, hold a spoken conversation with it, stay up
 
 test: setup speech ## Run every test (ARGS="-k name": some; PROCESSES=0: one after another)
 	@$(BIN)/python -m pytest -n $(PROCESSES) --dist loadfile $(ARGS)
+
+soak: setup speech ## Twenty conversations and a fault every few seconds, for five minutes (SOAK_S=: as long)
+	@ANTIPHON_SOAK_S=$(or $(SOAK_S),300) $(BIN)/python -m pytest -rP -k test_soak tests/component/test_system_faults.py
 
 lint: setup ## Check format, style, types and import layers
 	@echo "format" && $(BIN)/ruff format --check .

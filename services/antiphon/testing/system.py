@@ -41,10 +41,9 @@ class System:
         logs = sorted((self.data_dir / "logs").glob("*.log"))
         return "\n".join(f"--- {log.name}\n{log.read_text()}" for log in logs)
 
-    def children(self, command: str) -> list[psutil.Process]:
-        """Its child processes of one kind: `worker`, `orchestrator`."""
-        children = psutil.Process(self.process.pid).children()
-        return [child for child in children if child.cmdline() and child.cmdline()[-1] == command]
+    def children(self, word: str) -> list[psutil.Process]:
+        """Its living child processes with this word in their command: `worker`, `orchestrator`."""
+        return [child for child in psutil.Process(self.process.pid).children() if word in _command(child)]
 
     def wait_ready(self) -> None:
         """Wait until it takes calls. Raises `AssertionError` with all that it said when it does not."""
@@ -57,6 +56,13 @@ class System:
         found = re.search(r"ready at (\S+)", self.told())
         assert found is not None
         self.url = found.group(1)
+
+
+def _command(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except (psutil.ZombieProcess, psutil.NoSuchProcess):
+        return []
 
 
 def wait_until(condition: Callable[[], object], otherwise: Callable[[], str], limit_s: float) -> None:
