@@ -274,6 +274,21 @@ async def test_malformed_records_are_skipped_and_counted(caplog: pytest.LogCaptu
         assert len(said) == 4 * len(values)  # the writer reads leases as well
 
 
+async def test_what_a_newer_or_a_confused_writer_left_is_not_believed() -> None:
+    async with registry() as made:
+        writing = made.start(made.writer(adopt="local").run())
+        made.start(made.keeper("a").run())
+        await made.until(alive)
+        writing.cancel()
+        for meta in ({"format": "99"}, {"format": "x"}, {"epoch": "not a number", "format": "1"}):
+            await made.client.hset(made.keys.meta, mapping=meta)
+            await made.client.delete(made.keys.models)
+            await made.client.delete(made.keys.changes)
+            await made.client.xadd(made.keys.changes, {"nonsense": "x"}, id="0-900")
+            await made.until(lambda snapshot: snapshot.stale)
+            assert made.reader.snapshot.model("tts", "joe") == JOE and alive(made.reader.snapshot)
+
+
 async def test_a_gap_in_a_stream_is_healed_by_reading_all_again() -> None:
     async with registry() as made:
         writer = made.writer()

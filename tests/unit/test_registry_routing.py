@@ -31,10 +31,10 @@ JOE = RouteRequest("tts", "joe")
 MODEL = ModelRecord(name="joe", task="tts", engine="piper")
 
 
-def worker(name: str, state: ModelState | None = "warm", *, draining: bool = False, **lease: object) -> Worker:
+def worker(name: str, state: ModelState | None = "warm", *, marked: bool = False, **lease: object) -> Worker:
     models = () if state is None else (ResidentModel(name="joe", state=state),)
     said = Lease(worker=name, incarnation="i", **({"models": models, "engines": {"piper": "1"}} | lease))  # type: ignore[arg-type]
-    return Worker(name, WorkerRecord(address=f"{name}:1", draining=draining), said)
+    return Worker(name, WorkerRecord(address=f"{name}:1", draining=marked), said)
 
 
 def snapshot(*workers: Worker) -> Snapshot:
@@ -49,6 +49,7 @@ def order(*workers: Worker, **options: object) -> list[str]:
     ("refused", "why"),
     [
         (worker("x", draining=True), "draining"),
+        (worker("x", marked=True), "draining"),
         (Worker("x", WorkerRecord(address="x:1")), "not alive"),
         (worker("x", engines={"mock": "1"}), "no engine piper"),
         (worker("x", streams=2, max_streams=2), "in use"),
@@ -97,28 +98,38 @@ def test_ten_thousand_requests_spread_evenly_over_twenty_workers() -> None:
 states = st.sampled_from([None, "loading", "warm", "in_use", "leaving", "failed"])
 
 
-@given(st.lists(st.tuples(states, st.booleans(), st.booleans(), st.integers(0, 3)), max_size=12), st.integers())
+@st.composite
+def drawn_worker(draw: st.DrawFn, name: str) -> tuple[Worker, bool]:
+    """A worker in any condition, and whether it can take a call."""
+    draining, marked, capable, dead, foreign = (draw(st.booleans()) for _ in range(5))
+    streams = draw(st.integers(0, 4))
+    made = worker(
+        name,
+        draw(states),
+        marked=marked,
+        draining=draining,
+        engines={"piper": "1"} if capable else {"other": "1"},
+        wire_version=9 if foreign else 1,
+        streams=streams,
+        max_streams=3,
+    )
+    able = capable and not (draining or marked or dead or foreign) and streams < 3
+    return (replace(made, lease=None) if dead else made), able
+
+
+@given(st.data(), st.integers(0, 12), st.integers(), st.sampled_from([None, "w0", "w1", "gone"]), st.integers(1, 20))
 def test_only_who_can_is_asked_and_residents_come_first(
-    drawn: list[tuple[ModelState | None, bool, bool, int]], seed: int
+    data: st.DataObject, count: int, seed: int, affinity: str | None, limit: int
 ) -> None:
-    workers = [
-        worker(
-            f"w{index}",
-            state,
-            draining=draining,
-            engines={"piper": "1"} if capable else {},
-            streams=streams,
-            max_streams=3,
-        )
-        for index, (state, draining, capable, streams) in enumerate(drawn)
-    ]
-    candidates = route(JOE, snapshot(*workers), rng=random.Random(seed), limit=20)
-    able = {
-        f"w{i}" for i, (_, draining, capable, streams) in enumerate(drawn) if capable and not draining and streams < 3
-    }
-    assert {candidate.worker for candidate in candidates} == able and len(candidates) == len(able)
+    drawn = [data.draw(drawn_worker(f"w{index}")) for index in range(count)]
+    known = snapshot(*(each for each, _ in drawn))
+    candidates = route(JOE, known, rng=random.Random(seed), exclude={"w3"}, affinity=affinity, limit=limit)
+    able = {each.name for each, able in drawn if able and each.name != "w3"}
+    assert {candidate.worker for candidate in candidates} <= able
+    assert len({candidate.worker for candidate in candidates}) == len(candidates) == min(limit, len(able))
     resident = [candidate.resident for candidate in candidates]
     assert resident == sorted(resident, reverse=True)
+    assert {verdict.worker for verdict in explain(JOE, known, exclude={"w3"}) if verdict.reason is None} == able
 
 
 # --- capabilities -----------------------------------------------------------------------------------------------------
