@@ -24,7 +24,7 @@ EMPTY_S = 120.0
 """An emptied registry that nobody writes anew for so long is believed: there is nothing."""
 RETRY_S = 0.2
 _BATCH = 100
-"""Entries of a stream that are read at once: the event loop is held for a few milliseconds at most."""
+"""Entries, or leases, that are read at once: the event loop is held for a few milliseconds at most."""
 _QUIET_S = BEAT_S + TIMEOUT_S
 """No answer for longer than this: Redis, or this process, was away."""
 
@@ -182,6 +182,10 @@ class RegistryReader:
 
     async def _read_leases(self) -> None:
         names = list(self._catalogue.workers)
+        for first in range(0, len(names), _BATCH):
+            await self._read_some_leases(names[first : first + _BATCH])
+
+    async def _read_some_leases(self, names: list[str]) -> None:
         async with self._client.pipeline(transaction=False) as pipe:
             for name in names:
                 pipe.get(self._keys.lease(name))
