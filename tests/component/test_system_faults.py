@@ -37,6 +37,8 @@ LIVE_S = 6.0
 CLAUSE_WORDS, WORDS = 8, 24
 TEXT = " ".join(f"{word}." if word % CLAUSE_WORDS == CLAUSE_WORDS - 1 else str(word) for word in range(WORDS))
 TURN_S = 30.0
+REST_S = 0.5
+"""How long a user says nothing after a reply: longer than the lull in which a draining orchestrator lets go."""
 BEFORE_S, AFTER_S = 2.0, 4.0
 """How long the conversations go on before a fault, and after it."""
 SOAK_S = float(os.environ.get("ANTIPHON_SOAK_S", "0"))
@@ -121,8 +123,9 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
     registry = Registry(folder)
     registry.start()
     options = ("--workers", "3", "--orchestrators", "2", "--redis", registry.url)
+    room_for_all = {"ANTIPHON_WORKER_MAX_STREAMS": str(2 * CONVERSATIONS)}  # on one worker: the others may be gone
     try:
-        with running(CONFIG, folder / "up", *options) as system:
+        with running(CONFIG, folder / "up", *options, environment=room_for_all) as system:
             yield Stage(system, registry)
     finally:
         registry.kill()
@@ -161,6 +164,7 @@ async def converse(url: str, enough: asyncio.Event, report: Report) -> None:
         while not done:
             done = enough.is_set()
             await turn(session, report)
+            await asyncio.sleep(REST_S)
 
 
 async def turn(session: RealtimeSession, report: Report) -> None:
