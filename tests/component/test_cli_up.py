@@ -149,6 +149,17 @@ def test_a_worker_that_is_killed_comes_back(up: Up, tmp_path: Path) -> None:
     until(speaks, "it does not speak again")
 
 
+def test_a_registry_that_is_killed_comes_back(up: Up) -> None:
+    children = psutil.Process(up.process.pid).children()
+    next(child for child in children if "valkey" in child.name()).kill()
+    until(lambda: "The registry ended (status -9)" in up.told(), "nobody was told")
+
+    def listed() -> bool:
+        return [row["state"] for row in json.loads(up.run("workers", "--json"))] == ["serving"]
+
+    until(listed, "the registry is not filled again")
+
+
 def test_it_ends_clean_and_leaves_nothing_behind(up: Up) -> None:
     children = psutil.Process(up.process.pid).children(recursive=True)
     assert len(children) >= 3

@@ -156,6 +156,7 @@ async def deployed(options: UpOptions, warn: Callable[[str], None]) -> AsyncIter
     """
     config = complete_config(options)
     async with AsyncExitStack() as stack:
+        valkey: EmbeddedValkey | None = None
         if wants_own_registry(config, options):
             valkey = await stack.enter_async_context(EmbeddedValkey())
             config = config.model_copy(update={"registry": config.registry.model_copy(update={"url": valkey.url})})
@@ -175,6 +176,8 @@ async def deployed(options: UpOptions, warn: Callable[[str], None]) -> AsyncIter
         async with asyncio.TaskGroup() as tasks:
             kept = [tasks.create_task(_write(deployment, options.data_dir / _CACHE), name="registry-writer")]
             kept += [tasks.create_task(reader.run(), name="registry-reader")]
+            if valkey is not None:
+                kept += [tasks.create_task(_keep(valkey, warn), name="registry-server")]
             kept += [tasks.create_task(child.supervise(), name=child.name) for child in deployment.children]
             try:
                 with running.noted():
@@ -183,6 +186,14 @@ async def deployed(options: UpOptions, warn: Callable[[str], None]) -> AsyncIter
                 await _stop(deployment)
                 for task in kept:
                     task.cancel()
+
+
+async def _keep(registry: EmbeddedValkey, warn: Callable[[str], None]) -> None:
+    """Start a registry that has ended again; it is filled within a second or two, and calls go on meanwhile."""
+    while True:
+        status = await registry.wait()
+        warn(f"The registry ended (status {status}); it is started again.")
+        await registry.start()
 
 
 async def _write(deployment: Deployment, cache: Path) -> None:
