@@ -165,6 +165,7 @@ async def converse(url: str, enough: asyncio.Event, report: Report) -> None:
             done = enough.is_set()
             await turn(session, report)
             await asyncio.sleep(REST_S)
+        report.resumed += sum(event.type == RESUMED for event in session.events)
 
 
 async def turn(session: RealtimeSession, report: Report) -> None:
@@ -172,7 +173,6 @@ async def turn(session: RealtimeSession, report: Report) -> None:
     await session.say_text(TEXT)
     event = await session.expect("response.done", RESUMED, since=since, within_s=TURN_S)
     if event.type == RESUMED:  # its orchestrator is gone, and the reply with it: ask again
-        report.resumed += 1
         return await turn(session, report)
     response = event.body["response"]
     report.ended[response["status"]] += 1
