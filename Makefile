@@ -23,7 +23,7 @@ run: setup speech ## Start antiphon, hold a spoken conversation with it, stay up
 	@$(BIN)/antiphon demo $(if $(ONCE),--once) $(ARGS)
 
 test: setup speech ## Run every test (ARGS="-k name": some; PROCESSES=0: one after another)
-	@$(BIN)/python -m pytest -n $(PROCESSES) --dist loadfile $(ARGS)
+	@$(BIN)/python -m pytest -n $(PROCESSES) --dist loadscope $(ARGS)
 
 soak: setup speech ## Twenty conversations and a fault every few seconds, for five minutes (SOAK_S=: as long)
 	@ANTIPHON_SOAK_S=$(or $(SOAK_S),300) $(BIN)/python -m pytest -rP -k test_soak tests/component/test_system_faults.py

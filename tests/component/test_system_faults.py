@@ -39,7 +39,7 @@ TEXT = " ".join(f"{word}." if word % CLAUSE_WORDS == CLAUSE_WORDS - 1 else str(w
 TURN_S = 30.0
 REST_S = 0.5
 """How long a user says nothing after a reply: longer than the lull in which a draining orchestrator lets go."""
-BEFORE_S, AFTER_S = 2.0, 4.0
+BEFORE_S, AFTER_S = 1.0, 3.0
 """How long the conversations go on before a fault, and after it."""
 SOAK_S = float(os.environ.get("ANTIPHON_SOAK_S", "0"))
 CONFIG = {
@@ -61,6 +61,7 @@ CONFIG = {
             },
         },
     ],
+    "assistants": {"default": {"turns": {"silence_duration_ms": 1000}}},
     "server": {"drain_grace_s": 8},
 }
 
@@ -178,7 +179,8 @@ async def turn(session: RealtimeSession, report: Report) -> None:
     report.ended[response["status"]] += 1
     if response["status"] == "completed":
         pieces = session.speaker.pieces(response["output"][0]["id"])
-        words = decode_words(np.concatenate([piece.samples for piece in pieces]), RATE)
+        # In a thread: the listeners' loop must not be late while it reckons.
+        words = await asyncio.to_thread(decode_words, np.concatenate([piece.samples for piece in pieces]), RATE)
         report.hear(words, longest_gap_s(pieces))
 
 
@@ -237,10 +239,10 @@ async def empty_the_registry(stage: Stage) -> None:
         assert first.at_s < LIVE_S
 
 
-async def slow_the_registry_for_8_s(stage: Stage) -> None:
+async def slow_the_registry_for_6_s(stage: Stage) -> None:
     """Every command waits up to 300 ms."""
     with stage.registry.client() as client:
-        for _ in range(25):
+        for _ in range(20):
             await asyncio.to_thread(client.execute_command, "DEBUG", "SLEEP", "0.3")
 
 
@@ -284,7 +286,7 @@ async def start_a_second_worker_with_one_id(stage: Stage) -> None:
         second = await asyncio.create_subprocess_exec(
             *first.cmdline(), env=first.environ(), stdout=output, stderr=output
         )
-    await asyncio.sleep(6)
+    await asyncio.sleep(5)
     assert second.returncode is None, log.read_text()
     second.terminate()
     await second.wait()
@@ -305,7 +307,7 @@ GENTLE: tuple[Fault, ...] = (
     drain_a_worker,
     kill_the_registry_for_15_s,
     empty_the_registry,
-    slow_the_registry_for_8_s,
+    slow_the_registry_for_6_s,
     start_a_second_worker_with_one_id,
 )
 """No listener may notice these at all."""
@@ -330,20 +332,40 @@ def recovered(stage: Stage) -> None:
     )
 
 
-@pytest.mark.skipif(SOAK_S > 0, reason="the soak runs all faults in one go")
-@pytest.mark.parametrize("fault", [*GENTLE, *HARSH], ids=name_of)
-async def test_twenty_conversations_survive(stage: Stage, fault: Fault) -> None:
+async def survive(stage: Stage, fault: Fault) -> Report:
+    """Twenty conversations with this fault in their midst; of none may a word be lost, nor anybody be left waiting."""
     await asyncio.to_thread(recovered, stage)
     async with conversations(stage.system.url) as report:
         await fault(stage)
     print(f"\n{name_of(fault)}: {report}")
     assert not report.lost
     assert set(report.ended) == {"completed"}
-    assert max(report.repeated) <= (CLAUSE_WORDS if fault in HARSH else 0)
     assert report.turns >= 2 * CONVERSATIONS
     assert report.longest_gap_s < LIVE_S
-    if fault not in (kill_an_orchestrator, drain_an_orchestrator):
+    return report
+
+
+once = pytest.mark.skipif(SOAK_S > 0, reason="the soak runs all faults in one go")
+
+
+# Classes, so that the two can run side by side.
+@once
+class TestNobodyNotices:
+    @pytest.mark.parametrize("fault", GENTLE, ids=name_of)
+    async def test_twenty_conversations(self, stage: Stage, fault: Fault) -> None:
+        report = await survive(stage, fault)
+        assert max(report.repeated) == 0
         assert report.resumed == 0
+
+
+@once
+class TestAtMostAClauseIsHeardTwice:
+    @pytest.mark.parametrize("fault", HARSH, ids=name_of)
+    async def test_twenty_conversations(self, stage: Stage, fault: Fault) -> None:
+        report = await survive(stage, fault)
+        assert max(report.repeated) <= CLAUSE_WORDS
+        if fault not in (kill_an_orchestrator, drain_an_orchestrator):
+            assert report.resumed == 0
 
 
 @pytest.mark.skipif(not SOAK_S, reason="`make soak` runs it")
