@@ -1,0 +1,41 @@
+# A worker that speaks with Piper. Piper is GPL-3.0: no other image carries it.
+# From the repository's root:  docker build -f services/docker/worker-piper.Dockerfile -t antiphon-worker-piper:VERSION .
+# A mirror is given by build arguments: PIP_INDEX_URL, UV_DEFAULT_INDEX, and SSL_CERT_FILE for its certificates.
+ARG BASE=python:3.11-slim
+
+# uv, which reads the lock; the same in every image, so that it is made once.
+FROM ${BASE} AS tools
+ARG PIP_INDEX_URL
+ARG UV_DEFAULT_INDEX
+ARG SSL_CERT_FILE
+ENV UV_PYTHON_DOWNLOADS=never UV_LINK_MODE=copy UV_NO_CACHE=1 PATH=/opt/uv/bin:$PATH
+RUN python3 -m venv /opt/uv && /opt/uv/bin/python -m pip install --quiet --no-cache-dir uv==0.13.9
+WORKDIR /src
+COPY pyproject.toml uv.lock README.md LICENSE ./
+
+FROM tools AS wheel
+ARG UV_DEFAULT_INDEX
+ARG SSL_CERT_FILE
+COPY services/antiphon services/antiphon
+COPY operator operator
+RUN uv build --quiet --wheel --out-dir /wheel
+
+# What this image needs beside antiphon itself, as locked: installed again only when the lock changes.
+FROM tools AS installed
+ARG UV_DEFAULT_INDEX
+ARG SSL_CERT_FILE
+RUN python3 -m venv --without-pip /opt/antiphon \
+ && uv export --quiet --frozen --no-dev --no-emit-project --extra piper --output-file /tmp/locked.txt \
+ && uv pip install --quiet --python /opt/antiphon --require-hashes --no-build --compile-bytecode -r /tmp/locked.txt
+COPY --from=wheel /wheel /wheel
+RUN uv pip install --quiet --python /opt/antiphon --no-deps --compile-bytecode /wheel/*.whl
+
+FROM ${BASE}
+COPY --from=installed /opt/antiphon /opt/antiphon
+ENV PATH=/opt/antiphon/bin:$PATH PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 HOME=/tmp \
+    ANTIPHON_WORKER_HOST=0.0.0.0 ANTIPHON_WORKER_CACHE=/var/cache/antiphon ANTIPHON_WORKER_LOG_JSON=true
+# Weights lie here; the root file system can be read-only.
+RUN mkdir -p /var/cache/antiphon && chown 10001:10001 /var/cache/antiphon
+LABEL org.opencontainers.image.title=antiphon-worker-piper org.opencontainers.image.licenses="Apache-2.0 AND GPL-3.0-or-later"
+USER 10001:10001
+ENTRYPOINT ["python", "-m", "antiphon.worker"]
