@@ -1,12 +1,13 @@
 """What lies in Redis: its shape, and what a reader makes of a newer or a broken one."""
 
+import hashlib
 import json
 
 import pytest
 
 from antiphon.contracts.adapters import Capabilities
 from antiphon.contracts.errors import AntiphonError, Reason
-from antiphon.contracts.models import ModelSpec
+from antiphon.contracts.models import ModelSpec, revision_digest
 from antiphon.registry.catalogue import KINDS
 from antiphon.registry.keys import Keys
 from antiphon.registry.records import (
@@ -107,6 +108,44 @@ def test_a_lease_with_two_revisions_of_a_model_tells_the_warmer() -> None:
     resident = lease.resident("joe")
     assert resident is not None and resident.digest == "a"
     assert lease.resident("ann") is None
+    loading = lease.resident("joe", "b")
+    assert loading is not None and loading.state == "loading"
+
+
+def test_a_model_is_found_by_its_revision_and_by_its_content() -> None:
+    resident = ResidentModel(name="joe", digest="content", revision="revision", state="warm")
+    assert [resident.is_revision(digest) for digest in ("", "content", "revision", "other")] == [
+        True,
+        True,
+        True,
+        False,
+    ]
+    want = Want(hold=(ModelRef(name="joe", digest="revision"),), may=(ModelRef(name="ann"),))
+    assert want.allows("joe") and want.allows("joe", "revision") and not want.allows("joe", "other")
+    assert want.allows("ann", "any")
+
+
+def test_a_revision_is_named_by_what_decides_how_it_sounds() -> None:
+    artifact = {"uri": "hf://owner/voice", "revision": "v1"}
+    spec = ModelSpec(name="joe", task="tts", engine="mock", artifact=artifact, engine_config={"b": "é", "a": [1, 0.5]})
+    said = (
+        '{"artifact":{"digest":"","revision":"v1","uri":"hf://owner/voice"},"engine":"mock",'
+        '"engineConfig":{"a":[1,0.5],"b":"é"},"task":"tts"}'
+    )
+    assert revision_digest(spec) == "sha256:" + hashlib.sha256(said.encode()).hexdigest()
+    others = {"name": "ann", "aliases": ("x",), "memory": {"weightsMiB": 5}, "residency": {"policy": "Pinned"}}
+    assert revision_digest(ModelSpec.model_validate({**spec.model_dump(by_alias=True), **others})) == revision_digest(
+        spec
+    )
+    for change in (
+        {"engine": "piper"},
+        {"engineConfig": {}},
+        {"artifact": {**artifact, "revision": "v2"}},
+        {"task": "asr"},
+    ):
+        assert revision_digest(
+            ModelSpec.model_validate({**spec.model_dump(by_alias=True), **change})
+        ) != revision_digest(spec)
 
 
 def test_a_malformed_record_is_counted_once_until_it_changes() -> None:

@@ -55,8 +55,24 @@ class ModelSpec(_Spec):
     engine_config: dict[str, Any] = Field(default_factory=dict)
 
 
+def revision_digest(spec: ModelSpec) -> str:
+    """The name of a revision: of all that decides how a model sounds or hears, known before anything is fetched.
+
+    SHA-256 over task, engine, artifact and engine settings as JSON with sorted keys and without spaces, as UTF-8. What
+    else is said of a model (aliases, memory, residency) makes no new revision. Returns `sha256:` and 64 hex digits.
+    """
+    said = {
+        "task": spec.task,
+        "engine": spec.engine,
+        "artifact": spec.artifact.model_dump(mode="json", by_alias=True) if spec.artifact is not None else None,
+        "engineConfig": spec.engine_config,
+    }
+    text = json.dumps(said, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
+
+
 def model_digest(engine: str, engine_config: dict[str, Any], files: Path | None) -> str:
-    """The digest of a model: of the sorted list of its files' digests, its engine and its engine settings.
+    """The digest of a model's content: of the sorted list of its files' digests, its engine and its engine settings.
 
     Reads every file under `files`: blocking, seconds for gigabytes. Returns `sha256:` and 64 hex digits.
     """

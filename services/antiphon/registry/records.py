@@ -22,6 +22,7 @@ RECORD_LIMIT_BYTES = 1_048_576
 """A longer record is malformed: nothing that we write comes near it."""
 
 ModelState = Literal["loading", "warm", "in_use", "leaving", "failed"]
+FilesState = Literal["", "fetching", "cached"]
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +37,7 @@ class Revision(Record):
     """One revision of a model, while there is more than one."""
 
     digest: str = Field(min_length=1, max_length=80)
+    """Its name: the `revision_digest` of its specification."""
     weight: int = Field(ge=0, le=100)
     """The share of sessions that get it, relative to the other revisions' weights."""
     spec: dict[str, Any] = Field(default_factory=dict)
@@ -50,7 +52,7 @@ class ModelRecord(Record):
     engine: str
     aliases: tuple[str, ...] = ()
     digest: str = ""
-    """Empty: whatever a worker holds under this name."""
+    """The name of its revision; empty: whatever a worker holds under this name."""
     capabilities: Capabilities | None = None
     """None: not known before a worker has loaded it."""
     revisions: tuple[Revision, ...] = Field(default=(), max_length=8)
@@ -122,7 +124,11 @@ class ModelRef(Record):
 
     name: str = Field(min_length=1, max_length=64)
     digest: str = ""
-    """Empty: the catalogue's."""
+    """The name of the revision; empty: the catalogue's."""
+
+    def means(self, name: str, *digests: str) -> bool:
+        """Whether it is that model, in a revision that has one of these names."""
+        return self.name == name and (not self.digest or self.digest in digests)
 
 
 class Want(Record):
@@ -137,9 +143,9 @@ class Want(Record):
     may: tuple[ModelRef, ...] = Field(default=(), max_length=1000)
     """May be loaded when a caller asks for it."""
 
-    def allows(self, name: str) -> bool:
-        """Whether a caller may have this model loaded."""
-        return any(model.name == name for model in (*self.hold, *self.may))
+    def allows(self, name: str, digest: str = "") -> bool:
+        """Whether a caller may have that revision of this model loaded; empty: any of it."""
+        return any(ref.name == name if not digest else ref.means(name, digest) for ref in (*self.hold, *self.may))
 
 
 class ResidentModel(Record):
@@ -147,11 +153,34 @@ class ResidentModel(Record):
 
     name: str
     digest: str = ""
+    """Of its content: of its files, engine and engine settings. Empty: not known before the files are there."""
+    revision: str = ""
+    """The name of its revision, known from the first moment."""
     state: ModelState
     progress: float = 0.0
-    """0 to 1, while loading."""
+    """0 to 1, while its files are fetched."""
+    files: FilesState = ""
+    """Where its files are: on their way, or on this machine. Empty: nothing was tried yet."""
+    fetched_bytes: int = 0
+    """Of `size_bytes`, while they are on their way."""
+    size_bytes: int = 0
+    """0: not known, or nothing to fetch."""
+    reason: str = ""
+    """Why it is not there, as a machine reads it: a `Reason`. WORKER_FULL with `loading`: it waits for room."""
+    message: str = ""
+    """The same in one sentence that says what to do."""
     memory_mib: int = 0
     streams: int = 0
+    served: int = 0
+    """Streams that it served to their end since it was loaded."""
+    failed: int = 0
+    """Streams that it broke off since it was loaded, by a fault of its engine."""
+    first_audio_ms: float = 0.0
+    """What 95 of 100 of its latest streams waited for sound at most; 0: none has spoken yet, or it is a recogniser."""
+
+    def is_revision(self, digest: str) -> bool:
+        """Whether it is what this digest names, be it a revision or its content. Empty: anything is."""
+        return not digest or digest in (self.revision, self.digest)
 
 
 class Lease(Record):
@@ -181,9 +210,9 @@ class Lease(Record):
     epoch: int = 0
     """The highest operator's epoch that it has seen."""
 
-    def resident(self, model: str) -> ResidentModel | None:
-        """What it holds under that name; the warmest, where there are two revisions of it."""
-        held = [resident for resident in self.models if resident.name == model]
+    def resident(self, model: str, digest: str = "") -> ResidentModel | None:
+        """What it holds under that name and digest; the warmest, where there are two revisions of it."""
+        held = [resident for resident in self.models if resident.name == model and resident.is_revision(digest)]
         return min(held, key=lambda resident: _WARMTH[resident.state], default=None)
 
 

@@ -144,7 +144,7 @@ class _Search:
         """What the worker has of the model."""
         found = "absent"
         for resident in worker.lease.models if worker.lease is not None else ():
-            if resident.name == self.model.name and (not self.digest or resident.digest == self.digest):
+            if resident.name == self.model.name and resident.is_revision(self.digest):
                 if resident.state in _HELD:
                     return "warm"
                 if resident.state in ("loading", "failed"):
@@ -177,11 +177,12 @@ class _Search:
     def _forbidden(self, worker: Worker) -> bool:
         """Whether placement does not let it load the model. Where nothing was said of a worker, it decides itself."""
         want = self.snapshot.want.get(worker.name)
-        return want is not None and not want.allows(self.model.name)
+        return want is not None and not want.allows(self.model.name, self.digest)
 
     def _evictable(self, worker: str, resident: ResidentModel) -> bool:
         want = self.snapshot.want.get(worker, _UNSAID)
-        return resident.state == "warm" and all(held.name != resident.name for held in want.hold)
+        names = resident.revision, resident.digest
+        return resident.state == "warm" and not any(ref.means(resident.name, *names) for ref in want.hold)
 
     def _able(self, taken: Worker | None, standing: str) -> Callable[[str], Worker | None]:
         workers = self.snapshot.workers

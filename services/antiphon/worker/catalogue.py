@@ -38,7 +38,10 @@ class Catalogue:
             raise AntiphonError(
                 Reason.MODEL_UNKNOWN, f"No model is called {name[:64]!r} here: name one of {self.known()}."
             )
-        return self._slots.get((slot.spec.name, digest), slot)
+        if slot.is_revision(digest):
+            return slot
+        same = (each for each in self._slots.values() if each.spec.name == slot.spec.name)
+        return next((each for each in same if each.is_revision(digest)), slot)
 
     def known(self, task: Task | None = None) -> str:
         """The names of its models for a task, or of all, for people."""
@@ -77,9 +80,6 @@ class Catalogue:
 
 
 def _last_of(entry: CatalogueEntry, slots: Iterable[Slot]) -> Slot | None:
-    """The slot that holds what the entry asks for; its digest may have become known since."""
-    same = [slot for slot in slots if slot.spec.name == entry.spec.name and entry.loads_like(slot.entry)]
-    for slot in same:
-        if slot.entry.digest == entry.digest:
-            return slot
-    return next((slot for slot in same if "" in (slot.entry.digest, entry.digest)), None)
+    """The slot that holds what the entry asks for; it may have been called otherwise before."""
+    same = [slot for slot in slots if slot.spec.name == entry.spec.name and slot.entry.revision == entry.revision]
+    return min(same, key=lambda slot: slot.entry.digest != entry.digest, default=None)

@@ -215,10 +215,10 @@ class ModelManager:
                 message = f"Model {slot.spec.name!r} is not for this worker: ask another one."
                 raise AntiphonError(Reason.MODEL_UNKNOWN, message)
             await self._wait_for_load(slot, slot.loading or self._begin_load(slot))
-        if digest not in ("", slot.model.digest):
+        if not slot.is_revision(digest):
             raise AntiphonError(
                 Reason.MODEL_UNKNOWN,
-                f"Model {slot.spec.name!r} is here as {slot.model.digest}, not as {digest[:80]}.",
+                f"Model {slot.spec.name!r} is here as {slot.entry.revision}, not as {digest[:80]}.",
             )
         return slot.model
 

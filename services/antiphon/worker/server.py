@@ -189,8 +189,11 @@ class Worker:
                 ResidentModel(
                     name=view.spec.name,
                     digest=view.digest,
+                    revision=view.revision,
                     state=view.state.value,  # type: ignore[arg-type]
                     progress=view.progress,
+                    reason=view.reason,
+                    message=view.message,
                     memory_mib=view.memory_mib,
                     streams=view.streams,
                 )

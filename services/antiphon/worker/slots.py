@@ -1,13 +1,13 @@
 """One model of a worker's catalogue, and where it stands."""
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Literal
 
 from antiphon.contracts.adapters import Capabilities
 from antiphon.contracts.errors import AntiphonError
-from antiphon.contracts.models import ModelSpec
+from antiphon.contracts.models import ModelSpec, revision_digest
 from antiphon.worker.loading import LoadedModel, PreparedModel
 
 
@@ -36,21 +36,17 @@ class CatalogueEntry:
     stay: Stay = "cached"
     may_load: bool = True
     """Whether a caller may have it loaded; what is held needs no caller."""
+    revision: str = field(init=False)
+    """The name of its revision: where it is the same, the same weights are loaded in the same way."""
+
+    def __post_init__(self) -> None:
+        """Name the revision."""
+        object.__setattr__(self, "revision", revision_digest(self.spec))
 
     @property
     def key(self) -> tuple[str, str]:
         """What tells it from the others."""
         return self.spec.name, self.digest
-
-    def loads_like(self, other: "CatalogueEntry") -> bool:
-        """Whether the same weights are loaded in the same way."""
-        one, two = self.spec, other.spec
-        return (one.task, one.engine, one.artifact, one.engine_config) == (
-            two.task,
-            two.engine,
-            two.artifact,
-            two.engine_config,
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,9 +56,11 @@ class ModelView:
     spec: ModelSpec
     state: ModelState
     digest: str = ""
+    revision: str = ""
     streams: int = 0
     memory_mib: int = 0
     progress: float = 0.0
+    reason: str = ""
     message: str = ""
     capabilities: Capabilities | None = None
     first_audio_ms: float = 0.0
@@ -95,6 +93,11 @@ class Slot:
     def spec(self) -> ModelSpec:
         """What is loaded."""
         return self.entry.spec
+
+    def is_revision(self, digest: str) -> bool:
+        """Whether that digest names it: as a revision, or as the content that it turned out to have."""
+        names = (self.entry.revision, self.entry.digest, self.prepared.digest if self.prepared is not None else "")
+        return not digest or digest in names
 
     def stay_on(self, entry: CatalogueEntry) -> None:
         """Keep what is in it under what the catalogue says now."""
@@ -141,9 +144,11 @@ class Slot:
             spec=self.spec,
             state=self.state,
             digest=known.digest if known else "",
+            revision=self.entry.revision,
             streams=self.references,
             memory_mib=self.memory_mib,
             progress=self.progress,
+            reason=self.failure.reason.value if self.failure else "",
             message=self.failure.message if self.failure else "",
             capabilities=known.capabilities if known else None,
             first_audio_ms=model.first_audio_ms if model else 0.0,
