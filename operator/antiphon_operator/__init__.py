@@ -1,1 +1,1 @@
-"""The operator: keeps what VoiceModel and WorkerPool ask for true. There is nothing here yet."""
+"""The operator: keeps what VoiceModel and WorkerPool ask for true."""
