@@ -12,10 +12,10 @@ UV := $(or $(shell command -v uv 2>/dev/null),.cache/uv/bin/uv)
 # What a fast second run is worth: nothing is installed again unless these change.
 INSTALLED := .venv/.installed
 
-.PHONY: help setup speech run test soak lint format generate bench clean
+.PHONY: help setup speech run test test-cluster cluster-binaries soak lint format generate bench clean
 
 help: ## List these commands
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(INSTALLED) ## Install what everything needs into .venv (Python 3.11 and pip suffice)
 
@@ -24,6 +24,12 @@ run: setup speech ## Start antiphon, hold a spoken conversation with it, stay up
 
 test: setup speech ## Run every test (ARGS="-k name": some; PROCESSES=0: one after another)
 	@$(BIN)/python -m pytest -n $(PROCESSES) --dist loadscope $(ARGS)
+
+test-cluster: setup speech ## Run the tests against a real Kubernetes control plane (needs Go 1.26)
+	@$(BIN)/python -m pytest tests/cluster $(ARGS)
+
+cluster-binaries: setup ## Build the programs of the test clusters with Go (ten minutes the first time, then seconds)
+	@$(BIN)/python tests/cluster/cluster_binaries.py $(PROGRAMS)
 
 soak: setup speech ## Twenty conversations and a fault every few seconds, for five minutes (SOAK_S=: as long)
 	@ANTIPHON_SOAK_S=$(or $(SOAK_S),300) $(BIN)/python -m pytest -rP -k test_soak tests/component/test_system_faults.py

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-CATEGORIES = ("unit", "contract", "component", "arch")
+CATEGORIES = ("unit", "contract", "component", "arch", "cluster")
 UNIT_LIMIT_S = 2
 SETTLE_S = 1.0
 

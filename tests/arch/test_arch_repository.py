@@ -13,7 +13,7 @@ import pytest
 pytestmark = pytest.mark.arch
 
 ROOT = Path(__file__).parents[2]
-CATEGORIES = {"unit", "contract", "component", "arch"}
+CATEGORIES = {"unit", "contract", "component", "arch", "cluster"}
 
 
 def tracked(*patterns: str) -> list[Path]:
