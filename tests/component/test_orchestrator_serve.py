@@ -95,6 +95,10 @@ async def test_ready_follows_the_registry() -> None:
             await until_ready_says(http, url, 200, "ready")
             held["state"] = "failed"
             await until_ready_says(http, url, 503, "'tiny'")
+            async with http.get(f"{url}/readyz?exclude=models") as response:
+                assert response.status == 200  # it takes calls, and tells each what is missing
+            async with http.get(f"{url}/readyz?exclude=registry") as response:
+                assert response.status == 400
 
 
 async def test_errors_are_typed_and_counted_and_metrics_are_open() -> None:

@@ -312,6 +312,9 @@ def orchestrator(
     config: Config = None,
     host: Host = None,
     port: Port = None,
+    redis: Annotated[
+        str | None, typer.Option(help="The registry; it goes before the file's.", envvar="ANTIPHON_REDIS_URL")
+    ] = None,
     log_json: Annotated[bool, typer.Option("--log-json", help="Write the log as JSON.")] = False,
 ) -> None:
     """Run one orchestrator; prints its address, and that of its status, once it listens."""
@@ -322,7 +325,9 @@ def orchestrator(
     configure_logging(as_json=log_json)
     given = {name: value for name, value in (("host", host), ("port", port)) if value is not None}
     loaded = load_config(config)
-    loaded = loaded.model_copy(update={"server": loaded.server.model_copy(update=given)})
+    registry = loaded.registry if redis is None else loaded.registry.model_copy(update={"url": redis})
+    server = loaded.server.model_copy(update=given)
+    loaded = loaded.model_copy(update={"server": server, "registry": registry})
 
     def listening(addresses: Addresses) -> None:
         print(f"{addresses.url}\nstatus {addresses.status_url}", flush=True)

@@ -53,9 +53,9 @@ def _health(context: Context) -> list[web.RouteDef]:
     async def healthz(_: web.Request) -> web.Response:
         return web.json_response({"status": "ok"})
 
-    async def readyz(_: web.Request) -> web.Response:
+    async def readyz(request: web.Request) -> web.Response:
         try:
-            check_ready(context)
+            check_ready(context, models=not _excludes_models(request))
         except AntiphonError as error:
             return error_response(error)
         return web.json_response({"status": "ready"})
@@ -66,6 +66,14 @@ def _health(context: Context) -> list[web.RouteDef]:
         )
 
     return [web.get("/healthz", healthz), web.get("/readyz", readyz), web.get("/metrics", metrics)]
+
+
+def _excludes_models(request: web.Request) -> bool:
+    """Whether it asks with `?exclude=models`, the only thing that can be left out."""
+    excluded = request.query.getall("exclude", [])
+    if set(excluded) - {"models"}:
+        raise AntiphonError(Reason.INVALID_REQUEST, "/readyz can leave out one thing: ?exclude=models.")
+    return bool(excluded)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,8 +9,11 @@ from antiphon.registry.routing import Refusal, RouteRequest, Verdict, explain
 RETRY_AFTER_MS = 2_000
 
 
-def check_ready(context: Context) -> None:
-    """Return when the default assistant's ears and voice can be had.
+def check_ready(context: Context, *, models: bool = True) -> None:
+    """Return when the default assistant's ears and voice can be had; without `models`, when calls are taken at all.
+
+    A call that is taken while nobody serves its models is told so, and waits: what balances calls over orchestrators
+    asks without `models`, or it would cut off a whole site for a worker that restarts.
 
     Raises `AntiphonError` that says what is missing: `DRAINING`, `NO_WORKER` or `MODEL_LOADING`.
     """
@@ -18,6 +21,8 @@ def check_ready(context: Context) -> None:
         raise AntiphonError(Reason.DRAINING, "This server is about to go.", retry_after_ms=RETRY_AFTER_MS)
     if context.snapshot().version == 0:
         raise AntiphonError(Reason.NO_WORKER, "The registry was not reached yet.", retry_after_ms=RETRY_AFTER_MS)
+    if not models:
+        return
     _, assistant = context.config.assistant(DEFAULT)
     _check_model(context, "asr", assistant.recogniser)
     _check_model(context, "tts", assistant.voice.model)
