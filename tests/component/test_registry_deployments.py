@@ -63,13 +63,14 @@ class Everyone:
         snapshot = await self.until(lambda known: _beats(known) > beats and not known.stale)
         assert snapshot.models == {"joe": JOE}
         assert snapshot.pools == {"local": PoolRecord(workers=1)}
-        await self.until(lambda known: known.want == {"w": HOLD})
+        await self.until(lambda known: known.workers["w"].want == HOLD)
         record = SessionRecord(session_id="s", owner="one", epoch=1, assistant="default")
         assert await self.sessions.save(record, 60)
         claimed = await self.sessions.claim("s", "two", 60)
-        assert claimed is not None and (claimed.owner, claimed.epoch) == ("two", 2)
+        assert claimed is not None and (claimed.record.owner, claimed.record.epoch) == ("two", 2)
+        assert not claimed.released
         assert not await self.sessions.save(record, 60)
-        assert await self.sessions.forget(claimed)
+        assert await self.sessions.forget(claimed.record)
 
 
 def _beats(snapshot: Snapshot) -> int:

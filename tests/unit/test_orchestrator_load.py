@@ -40,13 +40,13 @@ class Known:
             stale=False,
             models=models,
             workers={name: self._worker(name, held, lease) for name, held in holds.items()},
-            want={name: Want(may=tuple(ModelRef(name=model) for model in self.may or ("a", "b"))) for name in holds},
         )
 
     def _worker(self, name: str, held: list[str], lease: dict[str, Any]) -> Worker:
         models = tuple(ResidentModel(name=model, state="warm") for model in held)
         said = Lease(worker=name, incarnation=name, engines={"mock": "1"}, models=models, **lease)
-        return Worker(name, WorkerRecord(address=f"{name}:1"), said)
+        want = Want(may=tuple(ModelRef(name=model) for model in self.may or ("a", "b")))
+        return Worker(name, WorkerRecord(address=f"{name}:1"), said, want=want)
 
     async def changed(self, version: int) -> Snapshot:
         await asyncio.Event().wait()

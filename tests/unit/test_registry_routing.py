@@ -231,7 +231,8 @@ def full_of(name: str, free_mib: int, *others: tuple[str, ModelState, int]) -> W
 
 
 def loaders(*workers: Worker, want: dict[str, Want] | None = None) -> list[str]:
-    known = replace(snapshot(*workers), models={"joe": HEAVY}, want=want or {})
+    told = (replace(each, want=(want or {}).get(each.name)) for each in workers)
+    known = replace(snapshot(*told), models={"joe": HEAVY})
     return [candidate.worker for candidate in route(JOE, known, rng=random.Random(1), limit=20)]
 
 
@@ -244,14 +245,14 @@ def test_what_is_in_use_or_held_is_not_evicted() -> None:
     busy, held = full_of("busy", 100, ("x", "in_use", 900)), full_of("held", 100, ("x", "warm", 900))
     want = {"held": Want(hold=(ModelRef(name="x"),), may=(ModelRef(name="joe"),))}
     assert loaders(busy, held, full_of("idle", 100, ("x", "warm", 900)), want=want) == ["idle"]
-    known = replace(snapshot(busy, held), models={"joe": HEAVY}, want=want)
+    known = replace(snapshot(busy, replace(held, want=want["held"])), models={"joe": HEAVY})
     assert {verdict.reason for verdict in explain(JOE, known)} == {Refusal.NO_MEMORY}
 
 
 def test_a_worker_loads_only_what_it_was_told_that_it_may() -> None:
     may = {"a": Want(may=(ModelRef(name="joe"),)), "b": Want(hold=(ModelRef(name="x"),))}
     assert loaders(full_of("a", 400), full_of("b", 400), want=may) == ["a"]
-    [verdict] = explain(JOE, replace(snapshot(full_of("b", 400)), want=may))
+    [verdict] = explain(JOE, snapshot(replace(full_of("b", 400), want=may["b"])))
     assert verdict.reason is Refusal.NOT_PLACED
 
 
@@ -264,6 +265,63 @@ def test_every_caller_has_it_loaded_on_the_same_worker() -> None:
         for number in range(400)
     )
     assert max(spread.values()) < 160
+
+
+def evicts_mib(model: ModelRecord, worker: Worker) -> int | None:
+    """What must leave for it, thought through anew."""
+    lease, held = worker.lease, {ref.name for ref in worker.want.hold} if worker.want else set()
+    assert lease is not None
+    idle = [each.memory_mib for each in lease.models if each.state == "warm" and each.name not in held]
+    lacks = max(0, model.memory_mib - lease.memory_free_mib) if lease.memory_mib else 0
+    if lease.resident_cap and len(lease.models) >= lease.resident_cap:
+        return max(lacks, min(idle), 1) if idle and lacks <= sum(idle) else None
+    return lacks if lacks <= sum(idle) else None
+
+
+@st.composite
+def loader(draw: st.DrawFn, name: str) -> Worker:
+    others = draw(st.lists(st.tuples(st.sampled_from(["warm", "in_use", "failed"]), st.integers(0, 400)), max_size=3))
+    made = full_of(name, draw(st.integers(0, 500)), *((f"m{at}", *each) for at, each in enumerate(others)))
+    assert made.lease is not None
+    lease = made.lease.model_copy(
+        update={
+            "resident_cap": draw(st.sampled_from([0, 0, 2])),
+            "memory_mib": draw(st.sampled_from([0, 1000, 1000])),
+            "streams": draw(st.integers(0, 2)),
+            "max_streams": 2,
+            "models": (*made.lease.models, *draw(st.sampled_from([(), (ResidentModel(name="joe", state="failed"),)]))),
+        }
+    )
+    wants = st.builds(lambda held, may: Want(hold=held, may=may), refs, refs)
+    return replace(made, lease=lease, want=draw(st.none() | wants))
+
+
+refs = st.lists(st.sampled_from([ModelRef(name=name) for name in ("joe", "m0", "m1")]), max_size=2).map(tuple)
+
+
+@given(st.data(), st.integers(0, 100), st.integers(0, 2**32))
+def test_where_it_would_be_loaded_is_where_that_evicts_least_for_every_caller(
+    data: st.DataObject, count: int, seed: int
+) -> None:
+    kinds = data.draw(st.lists(loader("x"), min_size=1, max_size=6))
+    names = [f"w{number}" for number in range(count)]
+    known = replace(
+        snapshot(*(replace(kinds[at % len(kinds)], name=name) for at, name in enumerate(names))),
+        models={"joe": HEAVY},
+    )
+    able = {
+        name: (evicted, -preference("joe", name))
+        for name, each in known.workers.items()
+        if each.lease and each.lease.streams < 2 and (each.want is None or each.want.allows("joe"))
+        if (evicted := evicts_mib(HEAVY, each)) is not None
+    }
+    failed = {name for name in able if any(each.name == "joe" for each in known.workers[name].lease.models)}  # type: ignore[union-attr]
+    best = sorted(able, key=lambda name: (name in failed, able[name]))
+    for limit in (1, 4, 200):
+        found = route(JOE, known, rng=random.Random(seed), limit=limit)
+        assert [candidate.worker for candidate in found] == best[:limit]
+    told = {verdict.worker: verdict.evicts_mib for verdict in explain(JOE, known) if verdict.reason is None}
+    assert told == {name: evicted for name, (evicted, _) in able.items()}
 
 
 # --- the index --------------------------------------------------------------------------------------------------------
@@ -281,8 +339,16 @@ def test_an_index_that_was_changed_is_the_one_that_is_made_anew(
             roster.put(worker(f"w{number}", state, draining=draining))
         workers, index = roster.freeze()
         anew = Index.of(workers.values())
-        for table, other in ((index.warm, anew.warm), (index.loading, anew.loading), (index.engines, anew.engines)):
+        for table, other in ((index.warm, anew.warm), (index.loading, anew.loading)):
             assert {key: set(row) for key, row in table.items()} == {key: set(row) for key, row in other.items()}
-        before.append((workers, dict(workers), index, dict(index.warm), dict(index.engines)))
-    for workers, copied, index, warm, engines in before:  # what was handed out did not change
-        assert (dict(workers), dict(index.warm), dict(index.engines)) == (copied, warm, engines)
+        assert rooms(index) == rooms(anew)
+        before.append((workers, dict(workers), index, dict(index.warm), rooms(index)))
+    for workers, copied, index, warm, had in before:  # what was handed out did not change
+        assert (dict(workers), dict(index.warm), rooms(index)) == (copied, warm, had)
+
+
+def rooms(index: Index) -> dict[str, dict[str, list[float]]]:
+    return {
+        engine: {name: known.rooms[:, at].tolist() for at, name in enumerate(known.names)}
+        for engine, known in index.rooms.items()
+    }

@@ -115,7 +115,7 @@ class Deployment:
     def _workers(self) -> list[_Living]:
         snapshot = self.snapshot
         return [
-            _Living(worker.record, worker.lease, snapshot.want.get(worker.name))
+            _Living(worker.record, worker.lease, worker.want)
             for worker in snapshot.workers.values()
             if worker.lease is not None
         ]

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Self
 
-from antiphon.registry.records import WIRE_VERSION, Lease, WorkerRecord
+from antiphon.registry.records import WIRE_VERSION, Lease, Want, WorkerRecord
+from antiphon.registry.rooms import NO_ROOM, Room, Rooms, RoomTable
 
 _HELD = ("warm", "in_use")
 
@@ -24,6 +25,8 @@ class Worker:
     """None: it is not alive."""
     heard_s: float = 0.0
     """When its lease was heard last, on the reader's clock."""
+    want: Want | None = None
+    """What placement says that it should hold; None: nothing, and it decides by itself."""
 
     @property
     def serving(self) -> bool:
@@ -32,6 +35,17 @@ class Worker:
         return (
             lease is not None and not lease.draining and not self.record.draining and lease.wire_version == WIRE_VERSION
         )
+
+    @property
+    def full(self) -> bool:
+        """Whether all of its streams are in use."""
+        lease = self.lease
+        return lease is not None and 0 < lease.max_streams <= lease.streams
+
+    @property
+    def room(self) -> Room:
+        """What it has to offer to a model that it does not hold, and to that one's first stream."""
+        return NO_ROOM if self.lease is None or self.full else Room.of(self.lease, self.want)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +56,8 @@ class Index:
     """Model -> who holds it."""
     loading: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Model -> who is about to hold it, and does not yet."""
-    engines: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """Engine -> who has it."""
+    rooms: Mapping[str, Rooms] = field(default_factory=dict)
+    """Engine -> who has it, and what room for a model that it does not hold."""
 
     @classmethod
     def of(cls, workers: Iterable[Worker]) -> Self:
@@ -52,7 +66,7 @@ class Index:
         for worker in workers:
             roster.put(worker)
         _, index = roster.freeze()
-        return cls(index.warm, index.loading, index.engines)
+        return cls(index.warm, index.loading, index.rooms)
 
 
 class _Table:
@@ -113,7 +127,8 @@ class Roster:
         self._workers: dict[str, Worker] = {}
         self._frozen: Mapping[str, Worker] | None = None
         self._places: dict[str, _Places] = {}
-        self._warm, self._loading, self._engines = _Table(), _Table(), _Table()
+        self._warm, self._loading = _Table(), _Table()
+        self._rooms: dict[str, RoomTable] = {}
 
     def get(self, name: str) -> Worker | None:
         """The member of that name."""
@@ -126,7 +141,11 @@ class Roster:
     def put(self, worker: Worker) -> None:
         """Add it, or replace what was known of it."""
         self._workers[worker.name] = worker
-        self._move(worker.name, _Places.of(worker))
+        places = _Places.of(worker)
+        self._move(worker.name, places)
+        room = worker.room
+        for engine in places.engines:
+            self._rooms.setdefault(engine, RoomTable()).put(worker.name, room)
 
     def remove(self, name: str) -> None:
         """Leave it out from now on. Idempotent."""
@@ -138,7 +157,8 @@ class Roster:
         """The members and their index; what changes later does not change these."""
         if self._frozen is None:
             self._frozen = MappingProxyType(self._workers.copy())
-        return self._frozen, Index(self._warm.freeze(), self._loading.freeze(), self._engines.freeze())
+        rooms = {engine: table.freeze() for engine, table in self._rooms.items()}
+        return self._frozen, Index(self._warm.freeze(), self._loading.freeze(), MappingProxyType(rooms))
 
     def _move(self, name: str, after: _Places) -> None:
         self._frozen = None
@@ -147,4 +167,7 @@ class Roster:
         if before != after:
             self._warm.move(name, before.warm, after.warm)
             self._loading.move(name, before.loading, after.loading)
-            self._engines.move(name, before.engines, after.engines)
+            for engine in before.engines - after.engines:
+                self._rooms[engine].remove(name)
+                if not self._rooms[engine]:
+                    del self._rooms[engine]

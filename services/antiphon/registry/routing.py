@@ -11,16 +11,15 @@ import random
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
-from antiphon.registry.fitness import Refusal, RouteRequest, misfit, preference, revisions
-from antiphon.registry.records import WIRE_VERSION, Lease, ModelRecord, ResidentModel, Want
+from antiphon.registry.fitness import Refusal, RouteRequest, misfit, revisions
+from antiphon.registry.records import WIRE_VERSION, Lease, ModelRecord
+from antiphon.registry.rooms import Rooms
 from antiphon.registry.snapshot import Snapshot, Worker
 
 __all__ = ["Candidate", "Refusal", "RouteRequest", "Verdict", "explain", "route"]
 
 LIMIT = 4
 """How many candidates are looked for: the first is asked, the next ones tell whether there is another."""
-_SAMPLED = 16
-"""Of the workers that would have to load the model, how many are looked at when somebody holds it anyway."""
 _HELD = ("warm", "in_use")
 
 
@@ -114,8 +113,8 @@ class _Search:
             able = self._able(own if order else None, standing)
             order += _two_choices(names, able, limit - len(order), rng)
         if len(order) < limit:
-            order += self._loaders(rng, sampled=bool(order))
-        return [self._candidate(worker) for worker in order[:limit]]
+            order += self._loaders(limit - len(order))
+        return [self._candidate(worker) for worker in order]
 
     def refusal(self, worker: Worker) -> Refusal | None:
         """Why it cannot take the call; None: it can, at least after a load."""
@@ -138,7 +137,7 @@ class _Search:
         """Why it cannot load the model; None: it can."""
         if self._forbidden(worker):
             return Refusal.NOT_PLACED
-        return Refusal.NO_MEMORY if self.evicts_mib(worker) is None else None
+        return Refusal.NO_MEMORY if worker.room.evicts_mib(self.model) is None else None
 
     def standing(self, worker: Worker) -> str:
         """What the worker has of the model."""
@@ -151,38 +150,17 @@ class _Search:
                     found = resident.state
         return found
 
-    def evicts_mib(self, worker: Worker) -> int | None:
-        """What would have to leave for the model to come; None: not enough can. 0, too, where sizes are not known."""
-        lease = worker.lease
-        if lease is None:
-            return None
-        needed = self.model.memory_mib + self.model.memory_per_stream_mib
-        lacking = max(0, needed - lease.memory_free_mib) if lease.memory_mib else 0
-        crowded = bool(lease.resident_cap) and len(lease.models) >= lease.resident_cap
-        if not lacking and not crowded:
-            return 0
-        idle = [resident.memory_mib for resident in lease.models if self._evictable(worker.name, resident)]
-        if lacking > sum(idle) or not idle:
-            return None
-        return max(lacking, min(idle), 1) if crowded else lacking
-
     def verdict(self, worker: Worker) -> Verdict:
         standing, lease = self.standing(worker), worker.lease or _NOTHING
         reason, evicts_mib = self.refusal(worker), 0
         if reason is None and standing not in ("warm", "loading"):
-            reason, evicts_mib = self.load_refusal(worker), self.evicts_mib(worker) or 0
+            reason, evicts_mib = self.load_refusal(worker), worker.room.evicts_mib(self.model) or 0
         told = "" if reason is None else self._say(reason, lease)
         return Verdict(worker.name, told, reason, standing, lease.streams, lease.max_streams, evicts_mib)
 
     def _forbidden(self, worker: Worker) -> bool:
         """Whether placement does not let it load the model. Where nothing was said of a worker, it decides itself."""
-        want = self.snapshot.want.get(worker.name)
-        return want is not None and not want.allows(self.model.name, self.digest)
-
-    def _evictable(self, worker: str, resident: ResidentModel) -> bool:
-        want = self.snapshot.want.get(worker, _UNSAID)
-        names = resident.revision, resident.digest
-        return resident.state == "warm" and not any(ref.means(resident.name, *names) for ref in want.hold)
+        return worker.want is not None and not worker.want.allows(self.model.name, self.digest)
 
     def _able(self, taken: Worker | None, standing: str) -> Callable[[str], Worker | None]:
         workers = self.snapshot.workers
@@ -193,19 +171,19 @@ class _Search:
 
         return able
 
-    def _loaders(self, rng: random.Random, *, sampled: bool) -> list[Worker]:
-        """Those that would have to load it, the best first; looks at some only when `sampled`."""
-        names: Sequence[str] = self.snapshot.index.engines.get(self.model.engine, ())
-        if sampled and len(names) > _SAMPLED:
-            names = rng.sample(names, _SAMPLED)
-        found: list[tuple[bool, int, float, Worker]] = []
-        for worker in map(self.snapshot.workers.__getitem__, names):
-            if self.refusal(worker) or (standing := self.standing(worker)) in ("warm", "loading"):
+    def _loaders(self, count: int) -> list[Worker]:
+        """Up to `count` of those that would have to load it, the best first; where it failed already, last."""
+        rooms = self.snapshot.index.rooms.get(self.model.engine, _NO_ROOMS)
+        found: list[Worker] = []
+        failed: list[Worker] = []
+        for worker in map(self.snapshot.workers.__getitem__, rooms.best(self.model)):
+            standing = self.standing(worker)
+            if standing in ("warm", "loading") or self.refusal(worker) or self._forbidden(worker):
                 continue
-            evicts_mib = None if self._forbidden(worker) else self.evicts_mib(worker)
-            if evicts_mib is not None:
-                found.append((standing == "failed", evicts_mib, -preference(self.model.name, worker.name), worker))
-        return [worker for *_, worker in sorted(found, key=lambda each: each[:3])]
+            (failed if standing == "failed" else found).append(worker)
+            if len(found) == count:
+                break
+        return (found + failed)[:count]
 
     def _candidate(self, worker: Worker) -> Candidate:
         resident = self.standing(worker) == "warm"
@@ -245,7 +223,7 @@ def _load(worker: Worker) -> float:
     return lease.streams / lease.max_streams if lease.max_streams else float(lease.streams)
 
 
-_UNSAID = Want()
+_NO_ROOMS = Rooms()
 _NOTHING = Lease(worker="none", incarnation="none")
 _MODEL_SAID = {
     Refusal.MODEL_UNKNOWN: "the catalogue does not know the model",

@@ -13,7 +13,7 @@ from antiphon.contracts.adapters import Task
 from antiphon.registry.catalogue import KINDS, Catalogue
 from antiphon.registry.client import TIMEOUT_S, Connect, Entry, open_client, read_streams
 from antiphon.registry.keys import BEAT_S, LEASE_S, Keys
-from antiphon.registry.records import FORMAT, Lease, ModelRecord, PoolRecord, RecordReader, Want
+from antiphon.registry.records import FORMAT, Lease, ModelRecord, PoolRecord, RecordReader
 from antiphon.registry.roster import Index, Roster, Worker
 
 __all__ = ["RegistryReader", "Snapshot", "Worker"]
@@ -23,6 +23,8 @@ FULL_READ_S = 5.0
 EMPTY_S = 120.0
 """An emptied registry that nobody writes anew for so long is believed: there is nothing."""
 RETRY_S = 0.2
+_OF_WORKERS = ("workers", "want")
+"""Kinds of the catalogue whose names are workers'."""
 _BATCH = 100
 """Entries, or leases, that are read at once: the event loop is held for a few milliseconds at most."""
 _QUIET_S = BEAT_S + TIMEOUT_S
@@ -47,8 +49,6 @@ class Snapshot:
     """When Redis answered last, on the reader's clock (the event loop's)."""
     aliases: Mapping[tuple[Task, str], str] = field(default_factory=dict)
     pools: Mapping[str, PoolRecord] = field(default_factory=dict)
-    want: Mapping[str, Want] = field(default_factory=dict)
-    """What each worker should hold, as far as anything was said."""
     index: Index = None  # type: ignore[assignment]
     """Of the workers; made here when it is not given."""
 
@@ -177,7 +177,7 @@ class RegistryReader:
     def _take(self, tables: Iterable[Mapping[bytes, bytes]]) -> None:
         for kind, fields in zip(KINDS, tables, strict=True):
             changed = self._catalogue.replace(kind, fields)
-            if kind == "workers":
+            if kind in _OF_WORKERS:
                 self._touched |= changed
 
     async def _read_leases(self) -> None:
@@ -243,7 +243,7 @@ class RegistryReader:
             return False
         name = fields.get(b"name", b"").decode(errors="replace")
         self._catalogue.update(kind, name, fields.get(b"value", b""))
-        if kind == "workers":
+        if kind in _OF_WORKERS:
             self._touched.add(name)
         return True
 
@@ -279,7 +279,6 @@ class RegistryReader:
                 contact_s=now,
                 aliases=catalogue.aliases,
                 pools=catalogue.pools,
-                want=catalogue.want,
                 index=index,
             )
         )
@@ -290,7 +289,7 @@ class RegistryReader:
             self._roster.remove(name)
         else:
             lease, heard_s = self._leases.get(name, (None, 0.0))
-            self._roster.put(Worker(name, record, lease, heard_s))
+            self._roster.put(Worker(name, record, lease, heard_s, self._catalogue.want.get(name)))
 
     def _publish(self, snapshot: Snapshot) -> None:
         self._snapshot = replace(snapshot, version=self._snapshot.version + 1)

@@ -37,7 +37,7 @@ def report(samples: Sequence[Sample]) -> Sequence[Figure]:
 
     return [
         Figure("decision, the model is held by fifty", taken("held"), "us", _DECISION),
-        Figure("decision, nobody holds the model", taken("loaded"), "us"),
+        Figure("decision, nobody holds the model", taken("loaded"), "us", _DECISION),
         Figure("a lease heard, to the next snapshot", taken("update"), "us", _UPDATE),
     ]
 
