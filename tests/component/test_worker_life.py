@@ -16,6 +16,7 @@ from worker_calls import END, Action, GatedLoader, Listening, Speaking, ears, is
 
 from antiphon.contracts.errors import AntiphonError, Reason
 from antiphon.contracts.frames import frame_samples
+from antiphon.contracts.models import revision_digest
 from antiphon.contracts.v1 import models_pb2 as pb
 from antiphon.contracts.v1.models_pb2_grpc import ModelsStub
 from antiphon.registry.client import open_client
@@ -152,8 +153,9 @@ async def test_metrics_are_served() -> None:
                 return str(response.read().decode())
 
         text = await asyncio.to_thread(read)
-    assert 'antiphon_worker_first_audio_seconds_count{model="tones"} 1.0' in text
-    assert 'antiphon_worker_loads_total{model="tones",result="ok"} 1.0' in text
+    revision = revision_digest(voice()).removeprefix("sha256:")[:12]
+    assert f'antiphon_worker_first_audio_seconds_count{{model="tones",revision="{revision}"}} 1.0' in text
+    assert f'antiphon_worker_loads_total{{model="tones",result="ok",revision="{revision}"}} 1.0' in text
     assert "antiphon_worker_resident_models 1.0" in text
     assert 'antiphon_worker_streams{task="tts"} 0.0' in text
 

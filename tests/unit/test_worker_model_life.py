@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 from prometheus_client import CollectorRegistry
 
+from antiphon.adapters.download import Progress
 from antiphon.contracts.adapters import Capabilities, SpeechChunk, SpeechRequest
 from antiphon.contracts.errors import AntiphonError, Reason
 from antiphon.contracts.models import ModelSpec
@@ -102,9 +103,9 @@ class FakeLoader:
         self.engines: list[FakeEngine] = []
         self.broken = False
 
-    async def prepare(self, spec: ModelSpec, progress: Callable[[float], None]) -> PreparedModel:
+    async def prepare(self, spec: ModelSpec, progress: Callable[[Progress], None]) -> PreparedModel:
         await turns(2)
-        progress(0.5)
+        progress(Progress(1, 2))
         return PreparedModel(spec, f"sha256:{spec.name}", FakeEngine.describe(None, {}))
 
     async def load(self, prepared: PreparedModel) -> LoadedModel:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry
 
+from antiphon.adapters.download import Progress
 from antiphon.contracts.adapters import Capabilities
 from antiphon.contracts.errors import AntiphonError, Reason
 from antiphon.contracts.models import ModelSpec
@@ -27,8 +28,8 @@ class SlowLoader:
         self.closed: list[str] = []
         self.cause = ""
 
-    async def prepare(self, spec: ModelSpec, progress: Callable[[float], None]) -> PreparedModel:
-        progress(0.5)
+    async def prepare(self, spec: ModelSpec, progress: Callable[[Progress], None]) -> PreparedModel:
+        progress(Progress(1, 2))
         return PreparedModel(spec, f"sha256:{spec.name}", Capabilities("tts", 24_000, memory_mib=10))
 
     async def load(self, prepared: PreparedModel) -> LoadedModel:

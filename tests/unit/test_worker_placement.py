@@ -8,13 +8,14 @@ from prometheus_client import CollectorRegistry
 from test_worker_models import SlowLoader, managing, spec, use
 
 from antiphon.contracts.errors import AntiphonError, Reason
-from antiphon.contracts.models import ModelSpec
+from antiphon.contracts.models import ModelSpec, revision_digest
 from antiphon.registry.placement import Placement
 from antiphon.registry.records import ModelRecord, ModelRef, Revision, Want
 from antiphon.telemetry.metrics import WorkerMetrics
 from antiphon.worker.models import ModelManager
 from antiphon.worker.placement import placed_entries
-from antiphon.worker.slots import CatalogueEntry, ModelState
+from antiphon.worker.slots import CatalogueEntry, ModelState, Stay
+from antiphon.worker.tally import Tally
 
 pytestmark = [pytest.mark.unit, pytest.mark.looptime]
 
@@ -140,6 +141,95 @@ async def test_two_revisions_stand_beside_each_other() -> None:
         assert manager.view("a", "sha256:b").spec is new
         await asyncio.sleep(30)
         assert loader.loads == ["a", "a"]
+
+
+def revision(pitch: int, stay: Stay = "held", **residency: Any) -> CatalogueEntry:
+    changed = spec("a", **residency).model_copy(update={"engine_config": {"pitch": pitch}})
+    return CatalogueEntry(changed, revision_digest(changed), stay=stay)
+
+
+def standing(manager: ModelManager, entry: CatalogueEntry) -> tuple[ModelState, str]:
+    view = manager.view("a", entry.revision)
+    return view.state, view.reason
+
+
+async def test_each_stream_has_the_revision_that_it_asks_for_by_either_name() -> None:
+    old, new = revision(1), revision(2)
+    async with managing() as (manager, _):
+        manager.place([old, new])
+        for entry in (old, new):
+            async with manager.use("tts", "a", entry.revision) as model:
+                assert model.revision == entry.revision
+        async with manager.use("tts", "a", "sha256:a") as model:  # its content's digest
+            assert model.revision == old.revision
+        with pytest.raises(AntiphonError) as unknown:
+            await manager.load("a", "sha256:other")
+        assert unknown.value.reason is Reason.MODEL_UNKNOWN
+
+
+async def test_a_new_revision_waits_for_room_until_the_old_one_is_no_longer_held_and_its_streams_ended() -> None:
+    old, new = revision(1, minimum_seconds=600), revision(2)
+    async with managing(memory_budget_mib=15) as (manager, loader):
+        manager.place([old, new])
+        await asyncio.sleep(20)
+        assert standing(manager, new) == (ModelState.LOADING, "WORKER_FULL")
+        with pytest.raises(AntiphonError) as full:
+            await manager.load("a", new.revision)
+        assert full.value.reason is Reason.WORKER_FULL
+        speaking = asyncio.create_task(use(manager, "a", seconds=50))
+        await asyncio.sleep(1)
+        manager.place([revision(1, "cached", minimum_seconds=600), new])
+        await asyncio.sleep(1)
+        assert [standing(manager, entry)[0] for entry in (old, new)] == [ModelState.LEAVING, ModelState.LOADING]
+        with pytest.raises(AntiphonError) as waits:
+            await manager.load("a", new.revision)
+        assert waits.value.reason is Reason.MODEL_LOADING and "its other revision" in waits.value.message
+        await speaking
+        await asyncio.sleep(12)
+        assert standing(manager, new) == (ModelState.WARM, "") and loader.closed == ["a"]
+
+
+async def test_what_waits_for_room_and_is_no_longer_to_be_held_gives_up() -> None:
+    old, new = revision(1), revision(2)
+    async with managing(memory_budget_mib=15) as (manager, loader):
+        manager.place([old, new])
+        await asyncio.sleep(20)
+        manager.place([old, revision(2, "cached")])
+        await asyncio.sleep(1)
+        assert standing(manager, new) == (ModelState.ABSENT, "") and loader.loads == ["a"]
+        manager.place([old, new])
+        await asyncio.sleep(5)
+        assert standing(manager, new)[0] is ModelState.LOADING
+    assert loader.closed == ["a"]
+
+
+async def test_a_revision_that_is_tried_out_keeps_nobody_waiting() -> None:
+    async with managing(memory_budget_mib=15) as (manager, _):
+        manager.place([revision(1), revision(2)])
+        async with asyncio.timeout(15):
+            await manager.warm()
+
+
+async def test_what_becomes_of_streams_is_counted_by_revision() -> None:
+    old, new = revision(1), revision(2)
+    async with managing() as (manager, _):
+        manager.place([old, new])
+        await use(manager, "a")
+        for reason in (Reason.ENGINE_FAULT, Reason.INVALID_REQUEST):
+            with pytest.raises(AntiphonError):
+                async with manager.use("tts", "a", new.revision) as model:
+                    model.tally.note_first_audio(40)
+                    raise AntiphonError(reason, "as it was told")
+        views = {view.revision: view for view in manager.views()}
+        counts = [(views[entry.revision].served, views[entry.revision].failed) for entry in (old, new)]
+        assert counts == [(1, 0), (0, 1)] and views[new.revision].first_audio_ms == 40
+
+
+def test_first_audio_is_what_most_of_the_latest_streams_waited() -> None:
+    tally = Tally()
+    for ms in (9_999, *range(1, 101)):
+        tally.note_first_audio(ms)
+    assert tally.first_audio_ms == 95
 
 
 def record(name: str, **changes: Any) -> ModelRecord:

@@ -28,6 +28,10 @@ class Catalogue:
         """Every slot, those that have left the catalogue and still hold a model among them."""
         return iter([*self._slots.values(), *self._gone])
 
+    def own(self) -> list[Slot]:
+        """The slots of each model's own revision."""
+        return [slot for name, slot in self._names.items() if name == slot.spec.name]
+
     def find(self, name: str, digest: str = "") -> Slot:
         """The slot of that revision of a model (name or alias), else the model's own.
 

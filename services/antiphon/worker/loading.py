@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -14,9 +14,10 @@ from antiphon.adapters.download import Progress
 from antiphon.audio.loudness import gain_to, measure_lufs
 from antiphon.contracts.adapters import AsrEngine, Capabilities, HearingRequest, Samples, SpeechRequest, TtsEngine
 from antiphon.contracts.errors import AntiphonError, Reason
-from antiphon.contracts.models import ModelSpec, model_digest
+from antiphon.contracts.models import ModelSpec, model_digest, revision_digest
 from antiphon.telemetry.logs import where
 from antiphon.worker.executor import Executor
+from antiphon.worker.tally import Tally
 
 WARM_UP_TEXT = "Good morning. The voice that you are hearing now is ready, and it will be with you in a moment."
 WARM_UP_S = 5.0
@@ -32,6 +33,12 @@ class PreparedModel:
     digest: str
     capabilities: Capabilities
     files: Path | None = None
+    revision: str = field(init=False)
+    """The name of its revision."""
+
+    def __post_init__(self) -> None:
+        """Name the revision."""
+        object.__setattr__(self, "revision", revision_digest(self.spec))
 
     @property
     def memory_mib(self) -> int:
@@ -50,6 +57,8 @@ class LoadedModel:
     first_audio_ms: float = 0.0
     """Of the warm-up sentence; 0 for a recogniser."""
     real_time_factor: float = 0.0
+    tally: Tally = field(default_factory=Tally, compare=False)
+    """How it has done since."""
 
     @property
     def name(self) -> str:
@@ -58,8 +67,18 @@ class LoadedModel:
 
     @property
     def digest(self) -> str:
-        """The model's digest."""
+        """The digest of its content."""
         return self.prepared.digest
+
+    @property
+    def revision(self) -> str:
+        """The name of its revision."""
+        return self.prepared.revision
+
+    @property
+    def labels(self) -> tuple[str, str]:
+        """Its name and, short, its revision: what metrics are labelled with."""
+        return self.name, short(self.revision)
 
     @property
     def rate_hz(self) -> int:
@@ -67,11 +86,16 @@ class LoadedModel:
         return self.prepared.capabilities.sample_rate_hz
 
 
+def short(revision: str) -> str:
+    """The first twelve digits of a revision's name: enough to tell it from the others, for metrics and logs."""
+    return revision.removeprefix("sha256:")[:12]
+
+
 class Loader(Protocol):
     """Brings models into memory and out of it."""
 
-    async def prepare(self, spec: ModelSpec, progress: Callable[[float], None]) -> PreparedModel:
-        """Fetch the files, and describe the model. Raises `AntiphonError`."""
+    async def prepare(self, spec: ModelSpec, progress: Callable[[Progress], None]) -> PreparedModel:
+        """Fetch the files, telling how far that is, and describe the model. Raises `AntiphonError`."""
         ...
 
     async def load(self, prepared: PreparedModel) -> LoadedModel:
@@ -97,14 +121,10 @@ class EngineLoader:
         self._cache = cache
         self._loudness_lufs = loudness_lufs
 
-    async def prepare(self, spec: ModelSpec, progress: Callable[[float], None]) -> PreparedModel:
+    async def prepare(self, spec: ModelSpec, progress: Callable[[Progress], None]) -> PreparedModel:
         """Fetch the files (on the loop, resumable), then describe them and compute the digest (in a thread)."""
         factory = discovery.find_engine(spec.task, spec.engine)
-
-        def report(fetched: Progress) -> None:
-            progress(fetched.done_bytes / fetched.total_bytes if fetched.total_bytes else 0.0)
-
-        files = await weights.resolve(spec.artifact, self._cache, report)
+        files = await weights.resolve(spec.artifact, self._cache, progress)
         return await self._executor.run(_describe, spec, factory, files)
 
     async def load(self, prepared: PreparedModel) -> LoadedModel:

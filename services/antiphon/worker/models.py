@@ -8,23 +8,27 @@ after the weights are freed, so that the budget holds at every moment in between
 import asyncio
 import contextlib
 import logging
+import math
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from types import TracebackType
 from typing import Self
 
+from antiphon.adapters.download import Progress
 from antiphon.contracts.adapters import Task
 from antiphon.contracts.errors import AntiphonError, Reason
 from antiphon.contracts.models import ModelSpec
 from antiphon.telemetry.logs import where
 from antiphon.telemetry.metrics import WorkerMetrics
 from antiphon.worker.catalogue import Catalogue, own_entries
-from antiphon.worker.loading import LoadedModel, Loader
-from antiphon.worker.slots import CatalogueEntry, ModelState, ModelView, Slot
+from antiphon.worker.loading import LoadedModel, Loader, PreparedModel, short
+from antiphon.worker.slots import NOTHING_FETCHED, CatalogueEntry, ModelState, ModelView, Slot
 
 UPKEEP_S = 1.0
 BACKOFF_S = (1.0, 60.0)
 """Before a failed load is tried again: doubled from the first to the second."""
+PROGRESS_S = 0.25
+"""How often it is said how far a fetch is."""
 
 logger = logging.getLogger(__name__)
 
@@ -87,8 +91,11 @@ class ModelManager:
             await asyncio.sleep(UPKEEP_S)
 
     async def warm(self) -> None:
-        """Return when every model that is to be there from the start has been loaded; never while one cannot be."""
-        while any(slot.entry.stay != "cached" and not slot.preloaded for slot in self._slots):
+        """Return when every model that is to be there from the start has been loaded; never while one cannot be.
+
+        In the model's own revision: one that is only being tried out keeps nobody waiting.
+        """
+        while any(slot.entry.stay != "cached" and not slot.preloaded for slot in self._slots.own()):
             await self._changed.wait()
 
     def place(self, entries: Iterable[CatalogueEntry]) -> None:
@@ -105,6 +112,7 @@ class ModelManager:
         for slot in left:
             self._release(slot, "catalogue")
         self.sweep()
+        self._note()
 
     # --- use ------------------------------------------------------------------------------------------------------
 
@@ -127,7 +135,13 @@ class ModelManager:
         async with self._referenced(slot):
             if slot.spec.memory.per_stream_mib:
                 await self._make_room(0, 0)
-            yield await self._ready(slot, digest)
+            model = await self._ready(slot, digest)
+            try:
+                yield model
+            except Exception as error:
+                model.tally.note_end(error)
+                raise
+            model.tally.note_end(None)
 
     async def load(self, name: str, digest: str = "") -> ModelView:
         """Load a model ahead of its first stream; returns when it is warm. Raises as `use` does."""
@@ -214,7 +228,10 @@ class ModelManager:
             if slot.loading is None and not slot.may_load:
                 message = f"Model {slot.spec.name!r} is not for this worker: ask another one."
                 raise AntiphonError(Reason.MODEL_UNKNOWN, message)
-            await self._wait_for_load(slot, slot.loading or self._begin_load(slot))
+            load = slot.loading or self._begin_load(slot)
+            if slot.lack is not None:
+                raise AntiphonError(slot.lack.reason, slot.lack.message, retry_after_ms=slot.lack.retry_after_ms)
+            await self._wait_for_load(slot, load)
         if not slot.is_revision(digest):
             raise AntiphonError(
                 Reason.MODEL_UNKNOWN,
@@ -246,7 +263,7 @@ class ModelManager:
         """Load a slot's model; the error instead of raising it, for everyone who waits."""
         begun = time.perf_counter()
         error: AntiphonError | None = None
-        slot.progress = 0.0
+        slot.files, slot.fetched = "", NOTHING_FETCHED
         try:
             if slot.closing is not None:
                 await asyncio.wait((slot.closing,))
@@ -257,32 +274,69 @@ class ModelManager:
             logger.exception("load failed", extra={"model": slot.spec.name})
             error = AntiphonError(Reason.LOAD_FAILED, f"Model {slot.spec.name!r} failed to load: {where(fault)}.")
         finally:
-            slot.loading = None
+            slot.loading = slot.lack = None
             slot.reserved = slot.model is not None
         self._note_load(slot, error, time.perf_counter() - begun)
         self._settle(slot)
         return error
 
     async def _bring_in(self, slot: Slot) -> None:
-        def report(progress: float) -> None:
-            slot.progress = progress
-            self._note()
+        told_s = -math.inf
+
+        def report(fetched: Progress) -> None:
+            nonlocal told_s
+            slot.files, slot.fetched = "fetching", fetched
+            if self._clock() - told_s >= PROGRESS_S:
+                told_s = self._clock()
+                self._note()
 
         prepared = await self._loader.prepare(slot.spec, report)
-        async with self._room:
-            await self._make_room_locked(prepared.memory_mib, 1)
-            slot.prepared, slot.reserved = prepared, True
+        slot.prepared, slot.files = prepared, "cached"
+        await self._reserve(slot, prepared)
         slot.model = await self._loader.load(prepared)
+
+    async def _reserve(self, slot: Slot, prepared: PreparedModel) -> None:
+        """Take the memory that a load needs. What is to be held waits for it, and the revision before it gives way."""
+        while True:
+            try:
+                async with self._room:
+                    await self._make_room_locked(prepared.memory_mib, 1, for_held=slot.is_held)
+                    slot.reserved, slot.lack = True, None
+                    return
+            except AntiphonError as error:
+                if not slot.is_held or slot.must_leave:
+                    raise
+                self._wait_behind(slot, error)
+            await self._changed.wait()
+
+    def _wait_behind(self, slot: Slot, lack: AntiphonError) -> None:
+        """Let other revisions of the model go that nobody wants held, and say what the load waits for."""
+        others = [
+            other
+            for other in self._slots
+            if other is not slot and other.spec.name == slot.spec.name and other.reserved and not other.is_held
+        ]
+        for other in others:
+            if not other.must_leave:
+                self._release(other, "swap")
+        if others:
+            message = f"Model {slot.spec.name!r} is loaded when the streams of its other revision have ended here."
+            lack = AntiphonError(Reason.MODEL_LOADING, message, retry_after_ms=1000)
+        if slot.lack is None or slot.lack.reason is not lack.reason:
+            slot.lack = lack
+            logger.info("load waits for room", extra={"model": slot.spec.name, "cause": lack.message})
+            self._note()
 
     def _note_load(self, slot: Slot, error: AntiphonError | None, took_s: float) -> None:
         name = slot.spec.name
-        self._metrics.loads.labels(name, "ok" if error is None else error.reason.value).inc()
+        labels = name, short(slot.entry.revision)
+        self._metrics.loads.labels(*labels, "ok" if error is None else error.reason.value).inc()
         if error is None:
             slot.failure, slot.failures, slot.retry_at = None, 0, 0.0
             slot.loaded_at = slot.used_at = self._clock()
             slot.preloaded = True
-            self._metrics.load_time.labels(name).observe(took_s)
-            logger.info("model warm", extra={"model": name, "took_ms": round(took_s * 1000)})
+            self._metrics.load_time.labels(*labels).observe(took_s)
+            logger.info("model warm", extra={"model": name, "revision": labels[1], "took_ms": round(took_s * 1000)})
             return
         slot.failures += 1
         delay_s = min(BACKOFF_S[0] * 2 ** (slot.failures - 1), BACKOFF_S[1])
@@ -292,7 +346,13 @@ class ModelManager:
         slot.failure = error if error.reason is not Reason.WORKER_FULL else None
         logger.warning(
             "model not loaded",
-            extra={"model": name, "reason": error.reason.value, "cause": error.message, "retry_s": delay_s},
+            extra={
+                "model": name,
+                "revision": labels[1],
+                "reason": error.reason.value,
+                "cause": error.message,
+                "retry_s": delay_s,
+            },
         )
 
     # --- letting go -----------------------------------------------------------------------------------------------
@@ -301,13 +361,19 @@ class ModelManager:
         async with self._room:
             await self._make_room_locked(memory_mib, models)
 
-    async def _make_room_locked(self, memory_mib: int, models: int) -> None:
-        """Evict the least recently used until so much more fits; nothing at all when it never would."""
+    async def _make_room_locked(self, memory_mib: int, models: int, *, for_held: bool = False) -> None:
+        """Evict the least recently used until so much more fits; nothing at all when it never would.
+
+        What is to be held may take the place of what has only just been loaded.
+        """
         held = [slot for slot in self._slots if slot.reserved]
         over_mib = sum(slot.memory_mib for slot in self._slots) + memory_mib - self._budget_mib
         over_count = len(held) + models - self._cap
         victims = []
-        for slot in sorted(filter(self._is_evictable, held), key=lambda slot: slot.used_at):
+        idle = [slot for slot in held if slot.state is ModelState.WARM and not slot.is_held]
+        for slot in sorted(idle, key=lambda slot: slot.used_at):
+            if not for_held and self._clock() - slot.loaded_at < slot.spec.residency.minimum_seconds:
+                continue
             if not self._is_over(over_mib, over_count):
                 break
             victims.append(slot)
@@ -327,16 +393,13 @@ class ModelManager:
     def _is_over(self, over_mib: int, over_count: int) -> bool:
         return bool((self._budget_mib and over_mib > 0) or (self._cap and over_count > 0))
 
-    def _is_evictable(self, slot: Slot) -> bool:
-        held_s = self._clock() - slot.loaded_at
-        return slot.state is ModelState.WARM and not slot.is_held and held_s >= slot.spec.residency.minimum_seconds
-
     def _release(self, slot: Slot, cause: str) -> asyncio.Task[None] | None:
         """Let a slot's model go: at once when nobody uses it, else when the last stream ends."""
         if slot.closing is None and (slot.model is not None or slot.loading is not None):
             slot.must_leave = True
-            self._metrics.evictions.labels(slot.spec.name, cause).inc()
-            logger.info("model leaves", extra={"model": slot.spec.name, "cause": cause, "streams": slot.references})
+            fields = {"model": slot.spec.name, "revision": short(slot.entry.revision), "cause": cause}
+            self._metrics.evictions.labels(*fields.values()).inc()
+            logger.info("model leaves", extra={**fields, "streams": slot.references})
         self._settle(slot)
         return slot.closing
 
@@ -356,7 +419,7 @@ class ModelManager:
         except Exception as error:
             logger.error("model did not close cleanly", extra={"model": slot.spec.name, "cause": where(error)})
         finally:
-            slot.closing, slot.reserved, slot.progress = None, False, 0.0
+            slot.closing, slot.reserved = None, False
             self._slots.forget(slot)
             self._note()
 

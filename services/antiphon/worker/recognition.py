@@ -186,7 +186,7 @@ class Recognition:
                 raise engine_fault(error, model.name) from error
             finally:
                 await self._close_ear()
-            self._metrics.received_audio.labels(model.name).inc(self._received_s)
+            self._metrics.received_audio.labels(*model.labels).inc(self._received_s)
 
     def _open_ear(self, model: LoadedModel) -> None:
         assert isinstance(model.engine, AsrEngine)
@@ -228,13 +228,13 @@ class Recognition:
     async def _final(self, model: LoadedModel, ended_at: float) -> pb.Final:
         heard = await self._whole(last=True)
         final_s = time.perf_counter() - ended_at
-        self._metrics.final.labels(model.name).observe(final_s)
+        self._metrics.final.labels(*model.labels).observe(final_s)
         if self._received_s:
-            self._metrics.real_time_factor.labels(model.name).observe(self._compute_s / self._received_s)
+            self._metrics.real_time_factor.labels(*model.labels).observe(self._compute_s / self._received_s)
         return pb.Final(
             transcript=self._transcript(heard, model),
             model=model.name,
-            digest=model.digest,
+            digest=model.revision,
             audio_ms=round(self._received_s * 1000),
             final_ms=round(final_s * 1000),
         )

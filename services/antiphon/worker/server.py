@@ -39,7 +39,7 @@ from antiphon.worker.loading import EngineLoader, Loader
 from antiphon.worker.models import ModelManager
 from antiphon.worker.placement import placed_entries
 from antiphon.worker.services import Models, SpeechRecognition, SpeechSynthesis
-from antiphon.worker.slots import ModelState
+from antiphon.worker.slots import ModelState, ModelView
 from antiphon.worker.streams import Streams
 
 SERVICES = tuple(
@@ -176,7 +176,7 @@ class Worker:
         views = self.models.views()
         held = [view for view in views if view.state is not ModelState.ABSENT]
         used_mib = sum(view.memory_mib for view in views)
-        warm = [view for view in views if view.first_audio_ms]
+        warm = [view for view in views if view.warm_up_ms]
         return Lease(
             worker=self.config.worker_id,
             incarnation=self.incarnation,
@@ -185,23 +185,10 @@ class Worker:
             memory_mib=self.config.memory_budget_mib,
             memory_free_mib=max(0, self.config.memory_budget_mib - used_mib),
             resident_cap=self.config.resident_cap,
-            models=tuple(
-                ResidentModel(
-                    name=view.spec.name,
-                    digest=view.digest,
-                    revision=view.revision,
-                    state=view.state.value,  # type: ignore[arg-type]
-                    progress=view.progress,
-                    reason=view.reason,
-                    message=view.message,
-                    memory_mib=view.memory_mib,
-                    streams=view.streams,
-                )
-                for view in held
-            ),
+            models=tuple(map(_resident, held)),
             streams=len(self.streams),
             max_streams=self.config.max_streams,
-            first_audio_ms=max((view.first_audio_ms for view in warm), default=0.0),
+            first_audio_ms=max((view.first_audio_ms or view.warm_up_ms for view in warm), default=0.0),
             real_time_factor=max((view.real_time_factor for view in warm), default=0.0),
             draining=self.streams.draining,
             epoch=self._epoch,
@@ -292,6 +279,27 @@ class Worker:
         if not task.cancelled() and (error := task.exception()) is not None:
             logger.critical("the worker cannot go on", extra={"task": task.get_name()}, exc_info=error)
             self.drain()
+
+
+def _resident(view: ModelView) -> ResidentModel:
+    """A model's view, as the lease has it."""
+    return ResidentModel(
+        name=view.spec.name,
+        digest=view.digest,
+        revision=view.revision,
+        state=view.state.value,  # type: ignore[arg-type]
+        progress=view.progress,
+        files=view.files,
+        fetched_bytes=view.fetched.done_bytes,
+        size_bytes=view.fetched.total_bytes,
+        reason=view.reason,
+        message=view.message,
+        memory_mib=view.memory_mib,
+        streams=view.streams,
+        served=view.served,
+        failed=view.failed,
+        first_audio_ms=view.first_audio_ms,
+    )
 
 
 async def serve(config: WorkerConfig, *, on_ended: Callable[[], None] = lambda: None) -> None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Literal
 
+from antiphon.adapters.download import Progress
 from antiphon.contracts.adapters import Capabilities
 from antiphon.contracts.errors import AntiphonError
 from antiphon.contracts.models import ModelSpec, revision_digest
@@ -22,6 +23,8 @@ class ModelState(StrEnum):
     FAILED = "failed"
 
 
+NOTHING_FETCHED = Progress(0, 0)
+FilesState = Literal["", "fetching", "cached"]
 Stay = Literal["held", "preloaded", "cached"]
 """held: loaded, and never let go by the worker itself; preloaded: loaded at start; cached: loaded when asked for."""
 
@@ -59,12 +62,23 @@ class ModelView:
     revision: str = ""
     streams: int = 0
     memory_mib: int = 0
-    progress: float = 0.0
+    files: FilesState = ""
+    fetched: Progress = NOTHING_FETCHED
     reason: str = ""
     message: str = ""
     capabilities: Capabilities | None = None
+    served: int = 0
+    failed: int = 0
     first_audio_ms: float = 0.0
+    """Of the latest streams; 0: none has spoken yet."""
+    warm_up_ms: float = 0.0
+    """The same of the warm-up sentence."""
     real_time_factor: float = 0.0
+
+    @property
+    def progress(self) -> float:
+        """0 to 1: how much of its files is here."""
+        return self.fetched.done_bytes / self.fetched.total_bytes if self.fetched.total_bytes else 0.0
 
 
 @dataclass(slots=True, eq=False)
@@ -79,8 +93,11 @@ class Slot:
     closing: asyncio.Task[None] | None = None
     must_leave: bool = False
     reserved: bool = False
-    progress: float = 0.0
+    files: FilesState = ""
+    fetched: Progress = NOTHING_FETCHED
     failure: AntiphonError | None = None
+    lack: AntiphonError | None = None
+    """Its load waits for room: what there is too little of."""
     failures: int = 0
     retry_at: float = 0.0
     loaded_at: float = 0.0
@@ -139,7 +156,7 @@ class Slot:
 
     def view(self) -> ModelView:
         """The model as it stands now."""
-        known, model = self.prepared, self.model
+        known, model, trouble = self.prepared, self.model, self.lack or self.failure
         return ModelView(
             spec=self.spec,
             state=self.state,
@@ -147,10 +164,14 @@ class Slot:
             revision=self.entry.revision,
             streams=self.references,
             memory_mib=self.memory_mib,
-            progress=self.progress,
-            reason=self.failure.reason.value if self.failure else "",
-            message=self.failure.message if self.failure else "",
+            files=self.files,
+            fetched=self.fetched,
+            reason=trouble.reason.value if trouble else "",
+            message=trouble.message if trouble else "",
             capabilities=known.capabilities if known else None,
-            first_audio_ms=model.first_audio_ms if model else 0.0,
+            served=model.tally.served if model else 0,
+            failed=model.tally.failed if model else 0,
+            first_audio_ms=model.tally.first_audio_ms if model else 0.0,
+            warm_up_ms=model.first_audio_ms if model else 0.0,
             real_time_factor=model.real_time_factor if model else 0.0,
         )

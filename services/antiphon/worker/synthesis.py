@@ -239,9 +239,9 @@ class Synthesis:
                 raise engine_fault(error, model.name) from error
             finally:
                 await self._close_voice()
+            if self._put_clauses and not self._put_samples:
+                raise AntiphonError(Reason.ENGINE_FAULT, f"Model {model.name!r} gave no audio for this text.")
         self._left = self._leaving and not (self._text_ended and self._put_clauses == self._cutter.clauses)
-        if self._put_clauses and not self._put_samples:
-            raise AntiphonError(Reason.ENGINE_FAULT, f"Model {model.name!r} gave no audio for this text.")
         self._outbox.finish()
 
     def _open_voice(self, model: LoadedModel) -> None:
@@ -280,7 +280,7 @@ class Synthesis:
             await self._outbox.room()
         self._compute_s += speech.compute_s
         if start is not None:
-            self._metrics.silent_clauses.labels(model.name).inc()
+            self._metrics.silent_clauses.labels(*model.labels).inc()
             logger.warning("the engine gave no audio for a clause", extra={"model": model.name, "clause": clause.index})
 
     # --- the end --------------------------------------------------------------------------------------------------
@@ -289,18 +289,19 @@ class Synthesis:
         if self._first_audio_ms is None and self._outbox.position_samples and self._first_clause_at is not None:
             self._first_audio_ms = (time.perf_counter() - self._first_clause_at) * 1000
             if self._model is not None:
-                self._metrics.first_audio.labels(self._model.name).observe(self._first_audio_ms / 1000)
+                self._metrics.first_audio.labels(*self._model.labels).observe(self._first_audio_ms / 1000)
+                self._model.tally.note_first_audio(self._first_audio_ms)
 
     def _summary(self) -> pb.SynthesisSummary:
         audio_s = self._outbox.position_samples / self.order.rate_hz
         put_s = self._put_samples / self.order.rate_hz
         factor = self._compute_s / put_s if put_s else 0.0
         if self._model is not None and put_s:
-            self._metrics.real_time_factor.labels(self._model.name).observe(factor)
-            self._metrics.sent_audio.labels(self._model.name).inc(audio_s)
+            self._metrics.real_time_factor.labels(*self._model.labels).observe(factor)
+            self._metrics.sent_audio.labels(*self._model.labels).inc(audio_s)
         return pb.SynthesisSummary(
             model=self._model.name if self._model else self.order.model,
-            digest=self._model.digest if self._model else "",
+            digest=self._model.revision if self._model else "",
             first_audio_ms=round(self._first_audio_ms or 0),
             audio_ms=round(audio_s * 1000),
             real_time_factor=factor,
