@@ -44,9 +44,10 @@ format: setup ## Format the code and mend what can be mended
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
-generate: setup ## Generate the code of the wire from its .proto files
+generate: setup ## Generate the wire's code from its .proto files; CRDs and docs/reference from the resources' models
 	@cd services && ../$(BIN)/python -m grpc_tools.protoc -I . --python_out=. --pyi_out=. --grpc_python_out=. \
 		antiphon/contracts/v1/*.proto
+	@$(BIN)/python -m antiphon.contracts.resources.generate
 
 bench: setup speech ## Measure what a listener hears; docs/benchmarks.md explains the figures
 	@$(BIN)/antiphon bench $(ARGS)

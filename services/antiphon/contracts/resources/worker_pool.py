@@ -53,7 +53,7 @@ def _within(resources: Any) -> bool:
     return all(asked is None or limit is None or asked <= limit for asked, limit in pairs)
 
 
-Quantity = Annotated[int | str, Field(json_schema_extra={"x-kubernetes-int-or-string": True})]
+Quantity = Annotated[int | str, Field(json_schema_extra={"x-kubernetes-int-or-string": True, "maxLength": 32})]
 Quantities = Annotated[
     dict[str, Quantity],
     Field(max_length=8),
@@ -336,6 +336,24 @@ class Resources(Part):
     )
 
 
+Terms = Annotated[dict[str, Any], Field(json_schema_extra={"x-kubernetes-preserve-unknown-fields": True})]
+
+
+class Affinity(Part):
+    """Which nodes and neighbours the pods seek or shun.
+
+    Each part is as a pod has it and is checked when the Deployment is applied: the whole schema of it has a thousand
+    lines and changes with Kubernetes.
+    """
+
+    node_affinity: Terms | None = None
+    """Which nodes, by their labels: `requiredDuringSchedulingIgnoredDuringExecution` and `preferred...`."""
+    pod_affinity: Terms | None = None
+    """Beside which other pods."""
+    pod_anti_affinity: Terms | None = None
+    """Not beside which other pods."""
+
+
 class Template(Part):
     """What of the workers' pods may be set. The rest is the operator's: it keeps them safe and able to drain."""
 
@@ -343,12 +361,8 @@ class Template(Part):
     """Labels that a node must have, all of them."""
     tolerations: tuple[Toleration, ...] = Field(default=(), max_length=16)
     """Taints of nodes that the pods put up with."""
-    affinity: dict[str, Any] | None = Field(
-        default=None, json_schema_extra={"x-kubernetes-preserve-unknown-fields": True, "maxProperties": 3}
-    )
-    """Affinity as a pod has it: `nodeAffinity`, `podAffinity`, `podAntiAffinity`. It is checked when the Deployment is
-    applied: the condition Accepted says what was wrong with it.
-    """
+    affinity: Affinity | None = None
+    """Which nodes and neighbours the pods seek or shun."""
     priority_class_name: Name | None = None
     """The PriorityClass of the pods."""
     image_pull_secrets: Annotated[tuple[ObjectRef, ...], Field(max_length=8), ListOf("map", ("name",))] = ()
@@ -357,14 +371,6 @@ class Template(Part):
     """Variables of the workers' environment."""
     resources: Resources = Resources()
     """What each worker asks for and may use, GPUs apart: those are in `gpu`."""
-
-    RULES = (
-        Rule(
-            "!has(self.affinity) || self.affinity.all(key, key in ['nodeAffinity', 'podAffinity', 'podAntiAffinity'])",
-            "Write affinity as a pod has it: nodeAffinity, podAffinity or podAntiAffinity.",
-            lambda template: set(template.affinity or ()) <= {"nodeAffinity", "podAffinity", "podAntiAffinity"},
-        ),
-    )
 
 
 class WorkerPoolSpec(Part):
