@@ -208,8 +208,13 @@ def test_sessions_are_shared_out_by_weight() -> None:
 
 
 def test_a_session_keeps_its_revision_for_as_long_as_there_is_one() -> None:
-    assert revision(rollout(100, BOTH), "s", digest="old") == "old"
-    assert revision(rollout(100, BOTH), "s", digest="gone") == "new"
+    assert revision(rollout(99, BOTH), "s", digest="old") == "old"
+    assert revision(rollout(99, BOTH), "s", digest="gone") == "new"
+
+
+def test_a_revision_without_weight_takes_nobody_any_more() -> None:
+    assert revision(rollout(100, BOTH), "s", digest="old") == "new"
+    assert revision(rollout(0, BOTH), "s", digest="new") == "old"
 
 
 def test_a_revision_that_nobody_can_serve_is_no_reason_to_refuse() -> None:

@@ -54,7 +54,7 @@ class RouteRequest:
     session_id: str = ""
     """Decides which revision is taken; empty: chance does."""
     digest: str = ""
-    """The revision that served this session before: it keeps it for as long as the catalogue has it."""
+    """The revision that served this session before: it keeps it for as long as that has any weight."""
 
 
 def misfit(request: RouteRequest, model: ModelRecord) -> Refusal | None:
@@ -105,7 +105,7 @@ def revisions(request: RouteRequest, model: ModelRecord, rng: random.Random) -> 
         if place < reached:
             own = revision.digest
             break
-    if any(revision.digest == request.digest for revision in model.revisions):
+    if any(revision.digest == request.digest for revision in newest_first):
         own = request.digest
     return [digest for digest in dict.fromkeys((own, *(revision.digest for revision in newest_first))) if digest]
 

@@ -18,6 +18,8 @@ from antiphon.registry.records import FORMAT, Lease, ModelRecord, PoolRecord, Re
 
 FORGET_S = 60.0
 """An adopted worker that was silent for so long is no member any more."""
+COMPARE_S = 30.0
+"""How often what stands in the registry is compared with what should: another hand may have changed it."""
 
 logger = logging.getLogger(__name__)
 
@@ -107,6 +109,7 @@ class RegistryWriter:
         self._desired: _Contents = {}
         self._written: _Contents = {}
         self._changed = asyncio.Event()
+        self._compared_s = 0.0
         self._reach = ""
         self._adopt = adopt
         self._place = place
@@ -118,6 +121,16 @@ class RegistryWriter:
         """The epoch under which it writes; 0 before it has claimed the registry."""
         return self._epoch
 
+    @property
+    def trouble(self) -> str:
+        """Why the registry is not what it should be; empty: Redis took the last word."""
+        return self._reach if self._epoch or self._reach else "not claimed yet"
+
+    @property
+    def settled(self) -> bool:
+        """Whether all that was asked for was written."""
+        return bool(self._epoch) and self._written == self._desired
+
     def set_models(self, models: Iterable[ModelRecord]) -> None:
         """Make these the whole catalogue. Never blocks."""
         self._replace("models", {model.name: model for model in models})
@@ -125,6 +138,14 @@ class RegistryWriter:
     def set_pools(self, pools: Mapping[str, PoolRecord]) -> None:
         """Make these all of the pools. Never blocks."""
         self._replace("pools", pools)
+
+    def set_workers(self, workers: Mapping[str, WorkerRecord]) -> None:
+        """Make these all of the members. Never blocks."""
+        self._replace("workers", workers)
+
+    def set_want(self, want: Mapping[str, Want]) -> None:
+        """Make this all that any worker should hold. Never blocks."""
+        self._replace("want", want)
 
     def put_worker(self, worker: str, record: WorkerRecord) -> None:
         """Make it a member, or change what is said of it. Never blocks."""
@@ -143,9 +164,9 @@ class RegistryWriter:
     def _replace(self, kind: str, records: Mapping[str, Record]) -> None:
         for key in [key for key in self._desired if key[0] == kind and key[1] not in records]:
             del self._desired[key]
+            self._changed.set()
         for name, record in records.items():
             self._put(kind, name, record)
-        self._changed.set()
 
     def _put(self, kind: str, name: str, record: Record) -> None:
         value = record.model_dump_json()
@@ -192,6 +213,7 @@ class RegistryWriter:
         if not self._epoch:
             await self._claim(desired)
             return
+        await self._compare()
         answer = await self._script(_WRITE, self._epoch, self._epoch, _difference(self._written, desired))
         if answer == b"deposed":
             raise self._deposed()
@@ -202,6 +224,23 @@ class RegistryWriter:
             await self._claim(desired)
         elif answer == b"written":
             self._written = desired
+
+    async def _compare(self) -> None:
+        """Find out, from time to time, what stands in the registry in truth."""
+        now = asyncio.get_running_loop().time()
+        if now - self._compared_s < COMPARE_S:
+            return
+        async with self._client.pipeline(transaction=True) as pipe:
+            for key in (self._keys.meta, *map(self._keys.hash, KINDS)):
+                pipe.hgetall(key)
+            meta, *tables = await pipe.execute()
+        self._compared_s = now
+        if meta.get(b"nonce") == self._nonce.encode():
+            self._written = {
+                (kind, name.decode(errors="replace")): value.decode(errors="replace")
+                for kind, table in zip(KINDS, tables, strict=True)
+                for name, value in table.items()
+            }
 
     async def _claim(self, desired: _Contents) -> None:
         """Make the registry ours; what is not done when this returns is done at the next beat."""
@@ -214,6 +253,7 @@ class RegistryWriter:
             self._changed.set()
             return
         self._epoch, self._restoring = int(answer), False
+        self._compared_s = asyncio.get_running_loop().time()
         self._written = desired
         logger.info("registry claimed", extra={"epoch": self._epoch, "records": len(desired)})
 
