@@ -2,6 +2,7 @@
 
 import threading
 import time
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -162,3 +163,23 @@ def test_the_recogniser_fails_when_it_was_told_to() -> None:
     with pytest.raises(AntiphonError) as error:
         hear(1.0, fail_after_calls=0)
     assert error.value.reason is Reason.ENGINE_FAULT
+
+
+def test_streams_fail_in_turn_after_the_first() -> None:
+    voice, ear = MockTts(), MockAsr()
+    voice.load(None, {"failEvery": 2})
+    ear.load(None, {"failEvery": 2})
+    assert [number for number in range(5) if _fails(lambda: next(voice.open(SpeechRequest()).synthesize("one")))] == [
+        2,
+        4,
+    ]
+    assert [number for number in range(5) if _fails(ear.open(HearingRequest()).final)] == [2, 4]
+
+
+def _fails(call: Callable[[], object]) -> bool:
+    try:
+        call()
+    except AntiphonError as error:
+        assert error.reason is Reason.ENGINE_FAULT
+        return True
+    return False

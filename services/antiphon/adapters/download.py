@@ -135,7 +135,7 @@ async def _fetch(client: httpx.AsyncClient, remote: Remote, target: Path, tally:
     found = await asyncio.to_thread(_checksum, part, remote.checksum)
     if found != remote.checksum:
         _drop(part)
-        raise _refused(remote, f"it is {found}, and not {remote.checksum} as announced")
+        raise _refused(remote, f"expected {remote.checksum}, got {found}")
     os.replace(part, target)
 
 

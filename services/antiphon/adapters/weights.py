@@ -102,7 +102,7 @@ async def _check(artifact: Artifact, path: Path) -> None:
         return
     found = await asyncio.to_thread(weights_digest, path)
     if found != artifact.digest.lower():
-        message = f"The weights {artifact.uri} are {found}, and not {artifact.digest} as the model says: refused."
+        message = f"The weights {artifact.uri} are refused: expected {artifact.digest}, got {found}."
         raise AntiphonError(Reason.LOAD_FAILED, message)
 
 

@@ -1,7 +1,9 @@
-"""From a spec to a warm model: fetch, describe, load, and let it do once what it is for."""
+"""From a spec to a warm model: fetch, describe, load, and let it say or hear a sentence before anybody else does."""
 
 import asyncio
+import functools
 import time
+import wave
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +14,8 @@ import numpy as np
 from antiphon.adapters import discovery, weights
 from antiphon.adapters.download import Progress
 from antiphon.audio.loudness import gain_to, measure_lufs
+from antiphon.audio.pcm import pcm_to_float
+from antiphon.audio.resample import Resampler
 from antiphon.contracts.adapters import AsrEngine, Capabilities, HearingRequest, Samples, SpeechRequest, TtsEngine
 from antiphon.contracts.errors import AntiphonError, Reason
 from antiphon.contracts.models import ModelSpec, model_digest, revision_digest
@@ -20,6 +24,8 @@ from antiphon.worker.executor import Executor
 from antiphon.worker.tally import Tally
 
 WARM_UP_TEXT = "Good morning. The voice that you are hearing now is ready, and it will be with you in a moment."
+SENTENCE = Path(__file__).with_name("test_sentence.wav")
+"""What a recogniser hears first: "Good morning, can you hear me?", spoken by the Piper voice `joe`."""
 WARM_UP_S = 5.0
 """No more of it is computed: enough to measure loudness by, and a slow engine is not kept from its callers."""
 _GAIN = (0.1, 8.0)  # -20 to +18 dB: beyond that the measurement is wrong, not the voice
@@ -152,11 +158,10 @@ class EngineLoader:
             return _warm_recogniser(prepared, engine)
         except BaseException as error:
             engine.close()
-            if isinstance(error, AntiphonError):
-                raise
-            raise AntiphonError(
-                Reason.LOAD_FAILED, f"Model {spec.name!r} loaded but failed its warm-up: {where(error)}."
-            ) from error
+            cause = error.message if isinstance(error, AntiphonError) else where(error)
+            did = "speak" if spec.task == "tts" else "hear"
+            message = f"Model {spec.name!r} was loaded but could not {did} its test sentence: {cause}"
+            raise AntiphonError(Reason.LOAD_FAILED, message) from error
 
     def _warm_voice(self, prepared: PreparedModel, engine: TtsEngine) -> LoadedModel:
         rate_hz = prepared.capabilities.sample_rate_hz
@@ -174,7 +179,7 @@ class EngineLoader:
         took_s = time.perf_counter() - begun
         samples = np.concatenate(chunks) if chunks else np.zeros(0, np.float32)
         if not len(samples):
-            raise AntiphonError(Reason.LOAD_FAILED, f"Model {prepared.spec.name!r} loaded but gave no audio.")
+            raise AntiphonError(Reason.LOAD_FAILED, "It gave no audio.")
         factor = took_s / (len(samples) / rate_hz)
         return LoadedModel(prepared, engine, self._gain(samples, rate_hz), first_audio_ms, factor)
 
@@ -191,12 +196,27 @@ def _describe(spec: ModelSpec, factory: type[TtsEngine] | type[AsrEngine], files
 
 
 def _warm_recogniser(prepared: PreparedModel, engine: TtsEngine | AsrEngine) -> LoadedModel:
+    """Let it hear a sentence. It must hear something in it, if English is among its languages."""
     assert isinstance(engine, AsrEngine)
+    can = prepared.capabilities
+    sentence = _sentence(can.sample_rate_hz)
     begun = time.perf_counter()
     stream = engine.open(HearingRequest())
     try:
-        stream.push(np.zeros(prepared.capabilities.sample_rate_hz, np.float32))
-        stream.final()
+        stream.push(sentence)
+        heard = stream.final()
     finally:
         stream.close()
-    return LoadedModel(prepared, engine, real_time_factor=time.perf_counter() - begun)
+    factor = (time.perf_counter() - begun) / (len(sentence) / can.sample_rate_hz)
+    knows_english = not can.languages or any(tag.lower().split("-")[0] == "en" for tag in can.languages)
+    if knows_english and not heard.text.strip():
+        raise AntiphonError(Reason.LOAD_FAILED, "It heard nothing in it.")
+    return LoadedModel(prepared, engine, real_time_factor=factor)
+
+
+@functools.cache
+def _sentence(rate_hz: int) -> Samples:
+    with wave.open(str(SENTENCE), "rb") as file:
+        resampler = Resampler(file.getframerate(), rate_hz)
+        samples = resampler.push(pcm_to_float(file.readframes(file.getnframes())))
+    return np.concatenate([samples, resampler.flush()])

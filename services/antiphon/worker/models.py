@@ -228,10 +228,7 @@ class ModelManager:
             if slot.loading is None and not slot.may_load:
                 message = f"Model {slot.spec.name!r} is not for this worker: ask another one."
                 raise AntiphonError(Reason.MODEL_UNKNOWN, message)
-            load = slot.loading or self._begin_load(slot)
-            if slot.lack is not None:
-                raise AntiphonError(slot.lack.reason, slot.lack.message, retry_after_ms=slot.lack.retry_after_ms)
-            await self._wait_for_load(slot, load)
+            await self._wait_for_load(slot, slot.loading or self._begin_load(slot))
         if not slot.is_revision(digest):
             raise AntiphonError(
                 Reason.MODEL_UNKNOWN,
@@ -240,14 +237,17 @@ class ModelManager:
         return slot.model
 
     async def _wait_for_load(self, slot: Slot, load: asyncio.Task[AntiphonError | None]) -> None:
-        done, _ = await asyncio.wait((load,), timeout=self._load_wait_s)
-        if not done:
+        try:
+            async with asyncio.timeout(self._load_wait_s):
+                while not load.done() and slot.lack is None:
+                    await self._changed.wait()
+        except TimeoutError:
             raise AntiphonError(
                 Reason.MODEL_LOADING,
                 f"Model {slot.spec.name!r} is still loading: try again in a moment.",
                 retry_after_ms=1000,
-            )
-        failure = load.result()
+            ) from None
+        failure = load.result() if load.done() else slot.lack
         if failure is not None:  # a fresh one for each waiter: exceptions carry tracebacks
             raise AntiphonError(failure.reason, failure.message, retry_after_ms=failure.retry_after_ms)
 

@@ -42,6 +42,8 @@ from antiphon.worker.services import Models, SpeechRecognition, SpeechSynthesis
 from antiphon.worker.slots import ModelState, ModelView
 from antiphon.worker.streams import Streams
 
+LIVENESS = "liveness"
+"""What the health service says of this name is that the worker answers, ready or not, until it is told to go."""
 SERVICES = tuple(
     module.DESCRIPTOR.services_by_name[name].full_name
     for module, name in (
@@ -231,6 +233,7 @@ class Worker:
                 Reason.INVALID_REQUEST, f"Cannot listen on {config.host}:{config.port}: is the port in use?"
             ) from None
         await self._tell_health(health_pb2.HealthCheckResponse.NOT_SERVING)
+        await self._health.set(LIVENESS, health_pb2.HealthCheckResponse.SERVING)
         await server.start()
         return server
 

@@ -45,6 +45,8 @@ class MockAsrSettings(EngineSettings):
     """Loading fails with this cause."""
     fail_after_calls: int | None = Field(default=None, ge=0)
     """Each stream fails at its call after this many partials and finals."""
+    fail_every: int | None = Field(default=None, ge=1)
+    """Each utterance of such a number fails: 3 is a third of them, 1 all. The one that warms up is 0."""
 
 
 class MockAsr:
@@ -147,6 +149,9 @@ class MockAsrStream:
         limit = self._settings.fail_after_calls
         if limit is not None and self._calls >= limit:
             raise AntiphonError(Reason.ENGINE_FAULT, f"The mock recogniser fails after {limit} calls, as it was told.")
+        every = self._settings.fail_every
+        if every is not None and self._utterance and self._utterance % every == 0:
+            raise AntiphonError(Reason.ENGINE_FAULT, "The mock recogniser fails in this utterance, as it was told.")
         self._calls += 1
 
     def _words(self, text: str) -> tuple[WordTime, ...]:

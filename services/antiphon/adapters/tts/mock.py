@@ -4,6 +4,7 @@ A word that holds a number sounds as that number's tone; any other as that of it
 Tone k is a sine of `tone_hz(k)`. So a recording tells which words are in it (`antiphon.testing.tones`).
 """
 
+import itertools
 import re
 import threading
 import time
@@ -51,6 +52,8 @@ class MockTtsSettings(EngineSettings):
     """Loading fails with this cause."""
     fail_after_chunks: int | None = Field(default=None, ge=0)
     """Each stream fails once it gave this many chunks."""
+    fail_every: int | None = Field(default=None, ge=1)
+    """Each stream of such a number fails at once: 3 is a third of them, 1 all. The one that warms up is number 0."""
 
 
 class MockTts:
@@ -60,6 +63,7 @@ class MockTts:
 
     def __init__(self) -> None:
         self._settings = MockTtsSettings()
+        self._streams = itertools.count()
 
     @classmethod
     def describe(cls, files: Path | None, settings: Mapping[str, Any]) -> Capabilities:
@@ -87,7 +91,7 @@ class MockTts:
         """A stream that counts its words from 0."""
         choose_voice(self._settings.voices, request.voice)
         check_language(self._settings.languages, request.language)
-        return MockTtsStream(self._settings, request.speed)
+        return MockTtsStream(self._settings, request.speed, next(self._streams))
 
     def close(self) -> None:
         """Nothing to free."""
@@ -96,9 +100,10 @@ class MockTts:
 class MockTtsStream:
     """One caller's tones."""
 
-    def __init__(self, settings: MockTtsSettings, speed: float) -> None:
+    def __init__(self, settings: MockTtsSettings, speed: float, number: int = 0) -> None:
         self._settings = settings
         self._speed = speed
+        self._number = number
         self._words = 0
         self._chunks = 0
         self._cancelled = threading.Event()
@@ -134,6 +139,9 @@ class MockTtsStream:
         limit = self._settings.fail_after_chunks
         if limit is not None and self._chunks >= limit:
             raise AntiphonError(Reason.ENGINE_FAULT, f"The mock voice fails after {limit} chunks, as it was told.")
+        every = self._settings.fail_every
+        if every is not None and self._number and self._number % every == 0:
+            raise AntiphonError(Reason.ENGINE_FAULT, "The mock voice fails in this stream, as it was told.")
         self._chunks += 1
 
     def _speak(self, clause: str) -> tuple[list[WordTime], Samples]:
