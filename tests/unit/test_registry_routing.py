@@ -217,6 +217,13 @@ def test_a_revision_without_weight_takes_nobody_any_more() -> None:
     assert revision(rollout(0, BOTH), "s", digest="new") == "old"
 
 
+def test_a_revision_that_nobody_holds_yet_keeps_nobody_waiting_while_another_is_held() -> None:
+    loading = ResidentModel(name="joe", revision="new", state="loading")
+    both = (ResidentModel(name="joe", revision="old", state="warm"), loading)
+    assert revision(rollout(100, worker("a", None, models=(loading,))), "s") == "new"
+    assert {revision(rollout(50, worker("a", None, models=both)), f"s{number}") for number in range(50)} == {"old"}
+
+
 def test_a_revision_that_nobody_can_serve_is_no_reason_to_refuse() -> None:
     assert revision(rollout(100, holding("a", "old", engines={"piper": "1"})), "s") == "new"  # it can be loaded there
     nobody = rollout(50, holding("a", "old", memory_mib=100, memory_free_mib=0, streams=1))

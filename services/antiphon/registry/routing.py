@@ -75,11 +75,13 @@ def route(
     model = snapshot.model(request.task, request.model)
     if model is None or misfit(request, model):
         return []
+    to_load: list[Candidate] = []
     for digest in revisions(request, model, rng):
-        search = _Search(model, digest, snapshot, exclude)
-        if found := search.candidates(affinity, limit, rng):
+        found = _Search(model, digest, snapshot, exclude).candidates(affinity, limit, rng)
+        if found and found[0].resident:
             return found
-    return []
+        to_load = to_load or found  # another revision that somebody holds keeps nobody waiting
+    return to_load
 
 
 def explain(
