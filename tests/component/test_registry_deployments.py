@@ -9,7 +9,7 @@ import pytest
 import redis.asyncio as redis
 from redis.crc import key_slot
 from redis.exceptions import MovedError
-from registry_servers import certificate, cluster, redis_binary, sentinel, server
+from registry_servers import behind_sentinel, by_tls, cluster
 
 from antiphon.registry.client import open_client
 from antiphon.registry.keys import Keys
@@ -24,14 +24,6 @@ pytestmark = [pytest.mark.component, pytest.mark.timeout(60)]
 NAMESPACE = "prod"
 JOE = ModelRecord(name="joe", task="tts", engine="piper")
 HOLD = Want(hold=({"name": "joe"},))  # type: ignore[arg-type]
-
-RIGHTS = {
-    "operator": "~{antiphon:prod}:* +@all -@dangerous",
-    "worker": "~{antiphon:prod}:lease:* ~{antiphon:prod}:leases %R~{antiphon:prod}:* -@all +@read +@write +@scripting "
-    "+@transaction +@connection +@stream -@dangerous",
-    "orchestrator": "~{antiphon:prod}:session:* ~{antiphon:prod}:claims ~{antiphon:prod}:demand:* %R~{antiphon:prod}:* "
-    "-@all +@read +@write +@scripting +@transaction +@connection +@stream -@dangerous",
-}
 
 
 class Everyone:
@@ -92,49 +84,24 @@ async def everyone(operator: str, worker: str = "", orchestrator: str = "") -> A
 
 
 async def test_by_tls_each_with_no_more_rights_than_it_needs(tmp_path: Path) -> None:
-    async with certificate(tmp_path) as (public, private):
-        tls = ("--tls-cert-file", str(public), "--tls-key-file", str(private), "--tls-auth-clients", "no")
-        ca = f"?ssl_ca_certs={public}"
-        listening = server(
-            tmp_path,
-            *("--port", "0", "--tls-port", "{port}", *tls),
-            binary=redis_binary(),
-            url=f"rediss://127.0.0.1:{{port}}{ca}",
-        )
-        async with listening as made:
-            for user, rights in RIGHTS.items():
-                await made.client.execute_command("ACL", "SETUSER", user, "on", f">{user}-secret", *rights.split())
-            urls = {user: f"rediss://{user}:{user}-secret@127.0.0.1:{made.port}/0{ca}" for user in RIGHTS}
-            async with everyone(**urls) as all_of_them:
-                await all_of_them.all_is_well()
-                for user in ("worker", "orchestrator"):
-                    client = open_client(urls[user], namespace=NAMESPACE)
-                    with pytest.raises(redis.ResponseError, match="(?i)perm"):
-                        await client.hset(Keys(NAMESPACE).models, "ann", "{}")
-                    await client.aclose()
+    async with by_tls(tmp_path) as where, everyone(where.operator, where.worker, where.orchestrator) as all_of_them:
+        await all_of_them.all_is_well()
+        for url in (where.worker, where.orchestrator):
+            client = open_client(url, namespace=NAMESPACE)
+            with pytest.raises(redis.ResponseError, match="(?i)perm"):
+                await client.hset(Keys(NAMESPACE).models, "ann", "{}")
+            await client.aclose()
 
 
 async def test_behind_a_sentinel_through_a_failover(tmp_path: Path) -> None:
-    plain = ("--port", "{port}", "--repl-diskless-sync-delay", "0")
-    async with contextlib.AsyncExitStack() as stack:
-        master = await stack.enter_async_context(server(tmp_path, *plain))
-        behind = (*plain, "--replicaof", f"127.0.0.1 {master.port}")
-        replica = await stack.enter_async_context(server(tmp_path, *behind))
-        watching = await stack.enter_async_context(sentinel(tmp_path, master, "registry"))
-        async with asyncio.timeout(10):
-            while (await replica.client.info("replication"))["master_link_status"] != "up":
-                await asyncio.sleep(0.05)
-            while not (await watching.client.execute_command("SENTINEL", "REPLICAS", "registry")):
-                await asyncio.sleep(0.1)
-        url = f"redis+sentinel://127.0.0.1:1,127.0.0.1:{watching.port}/registry/0"  # the first one is never there
-        async with everyone(url) as all_of_them:
-            await all_of_them.all_is_well()
-            await master.kill()
-            await all_of_them.until(lambda snapshot: snapshot.stale)
-            gone_at = all_of_them.beats
-            await all_of_them.until(lambda snapshot: not snapshot.stale, within_s=20)
-            await all_of_them.all_is_well(beats=gone_at)
-            assert (await replica.client.info("replication"))["role"] == "master"
+    async with behind_sentinel(tmp_path) as where, everyone(where.operator) as all_of_them:
+        assert where.fault is not None
+        await all_of_them.all_is_well()
+        await where.fault()
+        await all_of_them.until(lambda snapshot: snapshot.stale)
+        gone_at = all_of_them.beats
+        await all_of_them.until(lambda snapshot: not snapshot.stale, within_s=20)
+        await all_of_them.all_is_well(beats=gone_at)
 
 
 async def test_in_a_cluster_also_when_its_slot_moves(tmp_path: Path) -> None:
