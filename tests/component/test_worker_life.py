@@ -84,7 +84,7 @@ async def test_health_and_reflection() -> None:
     async with running() as (worker, channel):
         health = health_pb2_grpc.HealthStub(channel)
         serving = health_pb2.HealthCheckResponse.SERVING
-        for service in ("", "antiphon.v1.SpeechSynthesis", "antiphon.v1.Models"):
+        for service in ("", "antiphon.v1.SpeechSynthesis", "antiphon.v1.Models", "liveness"):
             assert (await health.Check(health_pb2.HealthCheckRequest(service=service))).status == serving
         call = reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo()
         await call.write(reflection_pb2.ServerReflectionRequest(list_services=""))
@@ -101,6 +101,8 @@ async def test_a_worker_serves_once_what_it_begins_with_is_warm() -> None:
         stub = health_pb2_grpc.HealthStub(channel)
         watch = stub.Watch(health_pb2.HealthCheckRequest(service="antiphon.v1.SpeechSynthesis"))
         assert (await watch.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
+        alive = await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(service="liveness"))
+        assert alive.status == health_pb2.HealthCheckResponse.SERVING
         assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVING
         assert worker.models.view("tones").state is ModelState.WARM
         watch.cancel()
