@@ -7,7 +7,7 @@ sentence for both. A description is the docstring under its field: `kubectl expl
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, GetJsonSchemaHandler, model_validator
 from pydantic.alias_generators import to_camel
@@ -136,12 +136,22 @@ class Part(BaseModel):
         return found
 
 
+Name = Annotated[
+    str,
+    Field(min_length=1, max_length=253),
+    matching(
+        "[a-z0-9]([a-z0-9.-]*[a-z0-9])?",
+        "Write the name of an object: lower-case letters, digits, '-' and '.', a letter or digit at both ends.",
+    ),
+]
+
+
 class Metadata(Part):
     """What Kubernetes knows of an object, as far as we read it."""
 
     model_config = ConfigDict(extra="ignore")
 
-    name: str = Field(min_length=1, max_length=253)
+    name: Name
     """Of the object, unique in its namespace."""
     namespace: str = ""
     """The namespace that it is in; empty in a file."""

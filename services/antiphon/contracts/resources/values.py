@@ -7,14 +7,6 @@ from pydantic import Field
 
 from antiphon.contracts.resources.base import Rule, matching
 
-Name = Annotated[
-    str,
-    Field(min_length=1, max_length=253),
-    matching(
-        "[a-z0-9]([a-z0-9.-]*[a-z0-9])?",
-        "Write the name of an object: lower-case letters, digits, '-' and '.', a letter or digit at both ends.",
-    ),
-]
 LabelValue = Annotated[
     str,
     Field(max_length=63),

@@ -384,7 +384,7 @@ class VoiceModel(Part):
             lambda model: len(model.metadata.name) <= NAME_LIMIT,
         ),
         Rule(
-            "!(self.metadata.name in self.spec.aliases)",
+            "!has(self.spec.aliases) || !(self.metadata.name in self.spec.aliases)",
             "Leave the model's own name out of its aliases.",
             lambda model: model.metadata.name not in model.spec.aliases,
         ),

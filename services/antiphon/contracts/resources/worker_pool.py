@@ -11,11 +11,12 @@ from antiphon.contracts.resources.base import (
     Condition,
     ListOf,
     Metadata,
+    Name,
     Part,
     Rule,
     matching,
 )
-from antiphon.contracts.resources.values import Labels, LabelValue, MiB, Name, Seconds
+from antiphon.contracts.resources.values import Labels, LabelValue, MiB, Seconds
 
 _WEB = "https?://[^/ ?#]+(/[^ ?#]*)?"
 _QUANTITY = re.compile(r"([0-9]+(?:[.][0-9]+)?)(m|k|M|G|T|P|Ki|Mi|Gi|Ti|Pi)?")
@@ -425,6 +426,17 @@ class WorkerPoolSpec(Part):
                 spec.gpu is None
                 or spec.gpu.memory_mib == 0
                 or spec.memory_budget_mib <= spec.gpu.memory_mib * spec.gpu.count
+            ),
+        ),
+        Rule(
+            "!has(self.gpu) || self.gpu.sharing != 'TimeSlicing' || self.memoryBudgetMiB > 0 || self.gpu.memoryMiB > 0",
+            "Set memoryBudgetMiB (or gpu.memoryMiB) to this worker's part of the card: by TimeSlicing each could take "
+            "all of its memory.",
+            lambda spec: (
+                spec.gpu is None
+                or spec.gpu.sharing != "TimeSlicing"
+                or spec.memory_budget_mib > 0
+                or spec.gpu.memory_mib > 0
             ),
         ),
     )
