@@ -10,7 +10,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 class OperatorConfig(BaseSettings):
     """One operator. Frozen; loaded once, handed down."""
 
-    model_config = SettingsConfigDict(env_prefix="ANTIPHON_OPERATOR_", frozen=True)
+    model_config = SettingsConfigDict(env_prefix="ANTIPHON_OPERATOR_", frozen=True, use_attribute_docstrings=True)
 
     namespaces: Annotated[tuple[str, ...], NoDecode] = ()
     """Whose objects it looks after, separated by commas; none: those of the whole cluster."""
@@ -33,7 +33,9 @@ class OperatorConfig(BaseSettings):
     health_port: int = Field(default=8080, ge=0, le=65535)
     """`/livez` and `/readyz`; 0: any free one."""
     log_json: bool = False
+    """Log lines as JSON, not as text."""
     log_level: str = "INFO"
+    """The lowest level that is logged."""
 
     @field_validator("namespaces", mode="before")
     @classmethod

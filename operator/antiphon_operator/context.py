@@ -8,6 +8,7 @@ from antiphon.registry.snapshot import Snapshot
 from antiphon_operator.config import OperatorConfig
 from antiphon_operator.kube import Cluster
 from antiphon_operator.queueing import WorkQueue
+from antiphon_operator.status import StatusWriter
 from antiphon_operator.world import World
 
 
@@ -29,5 +30,6 @@ class Context:
     queue: WorkQueue
     registries: Mapping[str, NamespaceRegistry]
     """By namespace: where there is anything to register."""
+    statuses: StatusWriter
     clock: Callable[[], float]
     """Monotonic seconds: the event loop's."""

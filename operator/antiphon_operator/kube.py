@@ -14,6 +14,7 @@ from kubernetes.aio.client.api_client import ApiClient
 from kubernetes.aio.client.configuration import Configuration
 from kubernetes.aio.client.exceptions import ApiException
 
+from antiphon_operator.metrics import OperatorMetrics
 from antiphon_operator.world import MANAGER, MANAGER_LABEL, MODEL, NAME, NAME_LABEL, POD, POOL, Body
 
 FIELD_MANAGER = "antiphon-operator"
@@ -100,8 +101,9 @@ async def connect() -> ApiClient:
 class Cluster:
     """Lists, applies, writes status, deletes, tells events."""
 
-    def __init__(self, client: ApiClient) -> None:
+    def __init__(self, client: ApiClient, metrics: OperatorMetrics | None = None) -> None:
         self._client = client
+        self._metrics = metrics
         self._slots = asyncio.Semaphore(AT_ONCE)
 
     async def list(self, kind: str, namespace: str = "") -> tuple[list[Body], int]:
@@ -251,26 +253,36 @@ class Cluster:
         body: Mapping[str, Any] | None = None,
         content: str = "application/json",
     ) -> dict[str, Any]:
+        code = 0
         try:
             async with self._slots, asyncio.timeout(REQUEST_S):
-                method, url, headers, said, _ = await self._client.param_serialize(
-                    method,
-                    path,
-                    query_params=list((query or {}).items()),
-                    header_params={"Accept": "application/json", "Content-Type": content},
-                    body=body,
-                    auth_settings=["BearerToken"],
-                )
-                answer = await self._client.call_api(method, url, headers, said)
-                data: bytes = await answer.read()  # type: ignore[no-untyped-call]
+                code, data = await self._exchange(method, path, query or {}, body, content)
         except ApiException as error:
-            raise ApiError(error.status or 0, _message(error.body) or str(error.reason)) from error
+            code = error.status or 0
+            raise ApiError(code, _message(error.body) or str(error.reason)) from error
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             raise ApiError(0, f"The API server does not answer ({type(error).__name__}).") from error
-        if not 200 <= answer.status <= 299:
-            raise ApiError(answer.status, _message(data) or answer.reason)
+        finally:
+            if self._metrics is not None:
+                self._metrics.requests.labels(method, str(code)).inc()
+        if not 200 <= code <= 299:
+            raise ApiError(code, _message(data) or f"The API server answers {code}.")
         decoded: dict[str, Any] = json.loads(data)
         return decoded
+
+    async def _exchange(
+        self, method: str, path: str, query: Mapping[str, str], body: Mapping[str, Any] | None, content: str
+    ) -> tuple[int, bytes]:
+        method, url, headers, said, _ = await self._client.param_serialize(
+            method,
+            path,
+            query_params=list(query.items()),
+            header_params={"Accept": "application/json", "Content-Type": content},
+            body=body,
+            auth_settings=["BearerToken"],
+        )
+        answer = await self._client.call_api(method, url, headers, said)
+        return answer.status, await answer.read()  # type: ignore[no-untyped-call]
 
 
 def _typed(kind: str, body: Body) -> dict[str, Any]:

@@ -16,6 +16,9 @@ KINDS = (POOL, MODEL, POD, *CHILDREN)
 NAME_LABEL, NAME = "app.kubernetes.io/name", "antiphon-worker"
 MANAGER_LABEL, MANAGER = "app.kubernetes.io/managed-by", "antiphon-operator"
 POOL_LABEL = "antiphon.dev/pool"
+DRAINING = "antiphon.dev/draining"
+"""The annotation of a Pod whose worker takes nothing new: it is about to leave."""
+DELETION_COST = "controller.kubernetes.io/pod-deletion-cost"
 
 _Id = tuple[str, str]
 _GONE_KEPT = 10_000

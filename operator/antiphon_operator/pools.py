@@ -1,0 +1,220 @@
+"""A WorkerPool made true: its objects applied where they differ, its workers drained before they leave, its status."""
+
+import asyncio
+import logging
+from collections.abc import Mapping, Sequence
+from urllib.parse import urlsplit
+
+from pydantic import ValidationError
+
+from antiphon.contracts.resources import WorkerPool
+from antiphon.registry.roster import Worker
+from antiphon_operator.config import OperatorConfig
+from antiphon_operator.context import Context
+from antiphon_operator.kube import ApiError
+from antiphon_operator.queueing import Key
+from antiphon_operator.reconcile.difference import is_so
+from antiphon_operator.reconcile.pool import Manifest, Surroundings, manifests
+from antiphon_operator.reconcile.pool_status import Observed, Said, pool_refused, pool_status
+from antiphon_operator.world import DELETION_COST, DRAINING, POOL, Body
+
+MARK_S = 0.25
+"""Between the mark on workers that must leave and their end: callers learn of it first."""
+LEAVES = "-1000"
+"""The deletion cost of a Pod that must leave; others have 0."""
+NUMBERS = ("streams", "streamLimit")
+WARNINGS = {"Accepted": "False", "Available": "False", "Ready": "False", "Scheduled": "False", "Degraded": "True"}
+
+logger = logging.getLogger(__name__)
+
+
+async def reconcile_pool(context: Context, namespace: str, name: str) -> None:
+    """Make one pool as it should be. Writes nothing where everything is.
+
+    Raises:
+        ApiError: the API server could not be asked; to be tried again.
+    """
+    body = context.world.get(POOL, namespace, name)
+    if body is None or "deletionTimestamp" in body["metadata"]:
+        return
+    key = Key("WorkerPool", namespace, name)
+    try:
+        pool = WorkerPool.model_validate(body)
+    except ValidationError as error:
+        await _say(context, key, body, pool_refused(_sentence(error)))
+        return
+    refusals = await _apply_all(context, pool)
+    await _unmark(context, pool)
+    await _say(context, key, body, pool_status(_observe(context, pool, refusals)))
+
+
+def surroundings(config: OperatorConfig) -> Surroundings:
+    """What is the same for all pools."""
+    return Surroundings(
+        registry_secret=config.registry_secret,
+        worker_token_secret=config.worker_token_secret,
+        redis_ports=_ports(config.redis_url.get_secret_value()),
+    )
+
+
+def _ports(url: str) -> tuple[int, ...]:
+    """All that the registry's URL names: there are several in front of a Sentinel or a Cluster."""
+    hosts = urlsplit(url).netloc.rpartition("@")[2].split(",")
+    default = "26379" if "sentinel" in urlsplit(url).scheme else "6379"
+    found = {port if (port := host.rpartition(":")[2]).isdigit() and ":" in host else default for host in hosts}
+    return tuple(sorted({int(port) for port in found} | {6379}))
+
+
+# --- objects ----------------------------------------------------------------------------------------------------------
+
+
+async def _apply_all(context: Context, pool: WorkerPool) -> dict[str, str]:
+    """Apply what differs, the Deployment last: its Pods need the rest. Returns what was refused, and why."""
+    children = context.world.children(pool.metadata.namespace, pool.metadata.name)
+    claimed = _claimed(children)
+    desired = manifests(pool, surroundings(context.config), claimed=claimed)
+    deployment = desired.pop("Deployment")
+    told = await asyncio.gather(*(_apply(context, kind, each) for kind, each in desired.items()))
+    refusals = {kind: why for kind, why in zip(desired, told, strict=True) if why}
+    await _mark_leaving(context, pool, children.get("Deployment"))
+    if why := await _apply(context, "Deployment", deployment):
+        refusals["Deployment"] = why
+    await _remove_claim(context, pool, children, desired)
+    return refusals
+
+
+async def _apply(context: Context, kind: str, manifest: Manifest) -> str:
+    """Apply one object where it differs. Returns why it was refused for good; empty: it is as it should be."""
+    metadata = manifest["metadata"]
+    namespace, name = metadata["namespace"], metadata["name"]
+    live = context.world.get(kind, namespace, name)
+    owner = metadata["ownerReferences"][0]["uid"]
+    if live is None and context.world.is_foreign(kind, namespace, name):
+        return f"{name} exists and is not the pool's. Delete it, or give the pool another name."
+    if live is not None and not _belongs(live, owner):
+        # Of a pool of this name that was there before: it is about to go, and is made anew then.
+        raise ApiError(409, f"{kind} {name} of a former pool is still there.")
+    if live is not None and is_so(manifest, live):
+        return ""
+    try:
+        # What is not known to be ours is not taken over.
+        answer = await context.cluster.apply(kind, manifest, force=live is not None)
+    except ApiError as error:
+        if error.status in (403, 409, 422, 400):
+            return error.message
+        raise
+    context.world.put(kind, answer)
+    what = "created" if live is None else "changed"
+    logger.info(f"{what} {kind}", extra={"namespace": namespace, "object": name})
+    if not is_so(manifest, answer):
+        logger.debug(
+            "the API server keeps something else", extra={"kind": kind, "namespace": namespace, "object": name}
+        )
+    return ""
+
+
+async def _remove_claim(
+    context: Context, pool: WorkerPool, children: Mapping[str, Body], desired: Mapping[str, Manifest]
+) -> None:
+    """A claim of ours that the pool asks for no more."""
+    claim = children.get("PersistentVolumeClaim")
+    if claim is None or "PersistentVolumeClaim" in desired or "deletionTimestamp" in claim["metadata"]:
+        return
+    if _belongs(claim, pool.metadata.uid):
+        await context.cluster.delete("PersistentVolumeClaim", claim)
+
+
+def _belongs(child: Body, uid: str) -> bool:
+    return any(owner.get("uid") == uid for owner in child["metadata"].get("ownerReferences") or ())
+
+
+def _claimed(children: Mapping[str, Body]) -> str:
+    modes = (children.get("PersistentVolumeClaim") or {}).get("spec", {}).get("accessModes") or [""]
+    return str(modes[0])
+
+
+# --- leaving ----------------------------------------------------------------------------------------------------------
+
+
+async def _mark_leaving(context: Context, pool: WorkerPool, deployment: Body | None) -> None:
+    """Before the Deployment shrinks: have the idlest leave, and callers know of it."""
+    pods = _staying(context, pool)
+    wanted = pool.spec.replicas
+    if deployment is None or deployment["spec"].get("replicas", 1) <= wanted or len(pods) <= wanted:
+        return
+    workers = _workers(context, pool.metadata.namespace)
+    leaving = sorted(pods, key=lambda pod: _load(pod, workers))[: len(pods) - wanted]
+    marks = {DRAINING: "true", DELETION_COST: LEAVES}
+    unmarked = [pod for pod in leaving if not _has(pod, marks)]
+    await asyncio.gather(*(_annotate(context, pod, marks) for pod in unmarked))
+    if unmarked:
+        await asyncio.sleep(MARK_S)
+
+
+async def _unmark(context: Context, pool: WorkerPool) -> None:
+    """Who was to leave and may stay after all takes calls again."""
+    pods = _staying(context, pool)
+    if len(pods) > pool.spec.replicas:
+        return
+    marked = [pod for pod in pods if DRAINING in (pod["metadata"].get("annotations") or {})]
+    await asyncio.gather(*(_annotate(context, pod, {DRAINING: None, DELETION_COST: None}) for pod in marked))
+
+
+async def _annotate(context: Context, pod: Body, annotations: Mapping[str, str | None]) -> None:
+    try:
+        context.world.put("Pod", await context.cluster.annotate("Pod", pod, annotations))
+    except ApiError as error:
+        if not error.gone:
+            raise
+
+
+def _staying(context: Context, pool: WorkerPool) -> list[Body]:
+    pods = context.world.pods(pool.metadata.namespace, pool.metadata.name)
+    return [pod for pod in pods if "deletionTimestamp" not in pod["metadata"]]
+
+
+def _has(pod: Body, annotations: Mapping[str, str]) -> bool:
+    return annotations.items() <= (pod["metadata"].get("annotations") or {}).items()
+
+
+def _load(pod: Body, workers: Mapping[str, Worker]) -> tuple[bool, int, str]:
+    """The lowest leaves first: whose worker is not alive, then the idlest, then by name."""
+    name = pod["metadata"]["name"]
+    worker = workers.get(name)
+    lease = worker.lease if worker is not None else None
+    marked = DRAINING in (pod["metadata"].get("annotations") or {})
+    return lease is not None and not marked, lease.streams if lease is not None else 0, name
+
+
+# --- status -----------------------------------------------------------------------------------------------------------
+
+
+def _observe(context: Context, pool: WorkerPool, refusals: Mapping[str, str]) -> Observed:
+    namespace, name = pool.metadata.namespace, pool.metadata.name
+    registry = context.registries.get(namespace)
+    children = context.world.children(namespace, name)
+    return Observed(
+        pool=pool,
+        pods=context.world.pods(namespace, name),
+        deployment=children.get("Deployment"),
+        workers=_workers(context, namespace),
+        registry_stale=registry is not None and registry.snapshot.version > 0 and registry.snapshot.stale,
+        refusals=refusals,
+        claim_mode=_claimed(children),
+    )
+
+
+def _workers(context: Context, namespace: str) -> Mapping[str, Worker]:
+    registry = context.registries.get(namespace)
+    return registry.snapshot.workers if registry is not None else {}
+
+
+async def _say(context: Context, key: Key, body: Body, said: Said) -> None:
+    await context.statuses.write(key, body, said.numbers, said.findings, numbers=NUMBERS, warnings=WARNINGS)
+
+
+def _sentence(error: ValidationError) -> str:
+    first: Sequence[str] = [
+        f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors(include_url=False)[:3]
+    ]
+    return "; ".join(first)

@@ -1,0 +1,116 @@
+"""Writes what is said of objects: only what changed, and at most once a second for each."""
+
+import datetime
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from antiphon_operator.kube import ApiError, Cluster
+from antiphon_operator.queueing import Key, WorkQueue
+from antiphon_operator.reconcile.conditions import Finding, changed, conditions
+from antiphon_operator.reconcile.difference import is_so
+from antiphon_operator.world import Body, World
+
+SETTLE_S = 0.8
+"""A first status waits so long: what a new object brings about is then said at once."""
+BETWEEN_S = 1.0
+BETWEEN_NUMBERS_S = 10.0
+"""Where nothing but how much runs has changed."""
+
+_REMEMBERED = 4096
+
+logger = logging.getLogger(__name__)
+
+
+class StatusWriter:
+    """One for all objects; it remembers when each was written.
+
+    Args:
+        cluster: Where it writes.
+        world: Told of what was written.
+        queue: An object that must wait for its write comes again.
+        clock: Monotonic seconds.
+    """
+
+    def __init__(self, cluster: Cluster, world: World, queue: WorkQueue, clock: Callable[[], float]) -> None:
+        self._cluster = cluster
+        self._world = world
+        self._queue = queue
+        self._clock = clock
+        self._not_before_s: dict[str, float] = {}
+
+    async def write(
+        self,
+        key: Key,
+        body: Body,
+        status: Mapping[str, Any],
+        findings: Iterable[Finding],
+        *,
+        numbers: Iterable[str] = (),
+        warnings: Mapping[str, str] | None = None,
+    ) -> None:
+        """Say this of an object, now or as soon as it may be said, and tell events of conditions that turned.
+
+        Args:
+            key: The object's, to come again where it must wait.
+            body: The object as it is known.
+            status: All of it but `conditions` and `observedGeneration`.
+            findings: The conditions.
+            numbers: Fields that tell how much runs: a change of these alone is written less often.
+            warnings: Condition -> the status of it that is a warning ("True" or "False"); others turn quietly.
+
+        Raises:
+            ApiError: it was refused.
+        """
+        metadata, before = body["metadata"], body.get("status") or {}
+        stood = before.get("conditions") or ()
+        now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        generation = metadata.get("generation", 0)
+        found = conditions(findings, stood, generation=generation, now=now)
+        said = {**status, "observedGeneration": generation, "conditions": found}
+        if _is_said(said, before):
+            return
+        wait_s = self._wait_s(metadata["uid"], before, said, frozenset(numbers))
+        if wait_s > 0:
+            self._queue.add(key, wait_s)
+            return
+        self._not_before_s[metadata["uid"]] = self._clock() + BETWEEN_S
+        try:
+            self._world.put(key.kind, await self._cluster.write_status(key.kind, body, said))
+        except ApiError as error:
+            if not (error.gone or error.conflict):
+                raise
+            # Deleted, or deleted and made again: what there is now will be looked at.
+            return
+        await self._tell(key, body, changed(found, stood), warnings or {})
+
+    def _wait_s(self, uid: str, before: Mapping[str, Any], said: Mapping[str, Any], numbers: frozenset[str]) -> float:
+        now = self._clock()
+        if len(self._not_before_s) > _REMEMBERED:
+            kept = {known: then for known, then in self._not_before_s.items() if then > now - BETWEEN_NUMBERS_S}
+            self._not_before_s = kept
+        if not before:
+            return self._not_before_s.setdefault(uid, now + SETTLE_S) - now
+        last_s = self._not_before_s.get(uid, now) - BETWEEN_S
+        little = _is_said({name: value for name, value in said.items() if name not in numbers}, before)
+        return last_s + (BETWEEN_NUMBERS_S if little and uid in self._not_before_s else BETWEEN_S) - now
+
+    async def _tell(
+        self, key: Key, body: Body, turned: Iterable[Mapping[str, Any]], warnings: Mapping[str, str]
+    ) -> None:
+        for each in turned:
+            if each["type"] not in warnings:
+                continue
+            bad = warnings[each["type"]] == each["status"]
+            reason = each["reason"] if bad or each["status"] == "True" else f"Not{each['type']}"
+            try:
+                await self._cluster.event(
+                    key.kind, body, reason=reason, note=each["message"], action="Reconcile", warning=bad
+                )
+            except ApiError as error:
+                logger.warning("an event was not told", extra={"object": key.name, "cause": error.message})
+
+
+def _is_said(status: Mapping[str, Any], before: Mapping[str, Any]) -> bool:
+    """Whether all of it stands there, and nothing of what is said no more (a default of the schema is nothing)."""
+    return is_so(status, before) and not any(value for name, value in before.items() if name not in status)
