@@ -99,10 +99,11 @@ topologySpreadConstraints:
 {{- end -}}
 {{- $assistants := dict -}}
 {{- range $name, $assistant := .Values.assistants | default (dict "assistant" dict) -}}
-{{- $_ := set $assistants $name (merge (dict) ($assistant | default dict) (dict "responder" $responder)) -}}
-{{- if ($assistant | default dict).responder -}}
-{{- $_ := set (get $assistants $name) "responder" $assistant.responder -}}
+{{- $assistant = deepCopy ($assistant | default dict) -}}
+{{- if not $assistant.responder -}}
+{{- $_ := set $assistant "responder" $responder -}}
 {{- end -}}
+{{- $_ := set $assistants $name $assistant -}}
 {{- end -}}
 {{- $server := dict
     "host" "0.0.0.0"
