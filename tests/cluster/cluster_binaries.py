@@ -89,6 +89,7 @@ MODULES = (
     Module(("kwok",), (f"sigs.k8s.io/kwok/cmd/kwok@{KWOK}",)),
     Module(("helm",), (f"helm.sh/helm/v3/cmd/helm@{HELM}",)),
     Module(("coredns",), (".",), HERE / "go/coredns"),
+    Module(("pause",), (".",), HERE / "go/pause"),
 )
 
 

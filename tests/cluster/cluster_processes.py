@@ -30,6 +30,18 @@ def wait_for(condition: Callable[[], bool], what: str, timeout_s: float = 60.0, 
         time.sleep(every_s)
 
 
+def wait_for_the_end() -> None:
+    """Return at Ctrl-C, SIGTERM or SIGHUP; call `end_by_interrupt` first of all."""
+    with contextlib.suppress(KeyboardInterrupt):
+        signal.pause()
+
+
+def end_by_interrupt() -> None:
+    """Let SIGTERM and SIGHUP do what Ctrl-C does, so that what was started is ended."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)
+
+
 class Daemon:
     """One process with its log. It ends with the process that started it, however that one ends."""
 

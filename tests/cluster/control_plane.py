@@ -21,7 +21,7 @@ import yaml
 from cluster_audit import AuditEntry, read_audit
 from cluster_binaries import STAGES, program
 from cluster_certificates import Authority, write_kubeconfig
-from cluster_processes import Daemon, free_ports, wait_for
+from cluster_processes import Daemon, end_by_interrupt, free_ports, wait_for, wait_for_the_end
 
 ROOT = Path(__file__).parents[2]
 CRDS = ROOT / "crds"
@@ -41,12 +41,13 @@ class ControlPlane:
     """
 
     CONTEXT = "antiphon-test"
+    ADDRESS = "127.0.0.1"
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         self.etcd_port, self._peer_port, self.port = free_ports(3)
-        self.url = f"https://127.0.0.1:{self.port}"
+        self.url = f"https://{self.ADDRESS}:{self.port}"
         self.authority = Authority(folder / "pki")
         self.kubeconfig = self._kubeconfig("admin", "/O=system:masters/CN=admin")
         self.audit_log = folder / "audit.jsonl"
@@ -54,8 +55,8 @@ class ControlPlane:
         self.api = self._daemon("kube-apiserver", *self._api_flags())
         self.controllers = self._daemon("kube-controller-manager", *self._controller_flags())
         self.scheduler = self._daemon("kube-scheduler", *self._scheduler_flags())
-        self.kwok = self._daemon("kwok", *self._kwok_flags())
-        self._nodes = 0
+        self.nodes = self._node_daemons()
+        self._named = 0
 
     def __enter__(self) -> Self:
         try:
@@ -79,11 +80,17 @@ class ControlPlane:
         self.start_api()
         # The garbage collector learns of kinds that come later only every half minute.
         self.apply_crds()
-        for daemon in (self.controllers, self.scheduler, self.kwok):
+        for daemon in (self.controllers, self.scheduler):
             daemon.start()
+        self.start_nodes()
         wait_for(lambda: self.succeeds("get", "serviceaccount", "default"), "the default service account")
         for daemon in self.daemons:
             daemon.must_live()
+
+    def start_nodes(self) -> None:
+        """Start what stands for nodes."""
+        for daemon in self.nodes:
+            daemon.start()
 
     def stop(self) -> None:
         """End everything. A stopped plane can be started again and has kept its objects."""
@@ -92,7 +99,7 @@ class ControlPlane:
 
     @property
     def daemons(self) -> tuple[Daemon, ...]:
-        return (self.etcd, self.api, self.controllers, self.scheduler, self.kwok)
+        return (self.etcd, self.api, self.controllers, self.scheduler, *self.nodes)
 
     def stop_api(self) -> None:
         """Let the API server vanish, as on a crash; etcd stays."""
@@ -164,8 +171,8 @@ class ControlPlane:
         labels: dict[str, str] | None = None,
     ) -> list[str]:
         """Add nodes on which kwok makes every pod Ready at once; returns their names. `gpus=0`: nodes without."""
-        names = [f"node-{self._nodes + index}" for index in range(count)]
-        self._nodes += count
+        names = [f"node-{self._named + index}" for index in range(count)]
+        self._named += count
         gpu_labels = {"nvidia.com/gpu.product": product, "nvidia.com/gpu.memory": str(memory_mib)} if gpus else {}
         capacity = {"cpu": "64", "memory": "256Gi", "pods": "250"} | ({resource: str(gpus)} if gpus else {})
         self.apply(*(fake_node(name, capacity, gpu_labels | (labels or {})) for name in names))
@@ -199,6 +206,9 @@ class ControlPlane:
                 told.append(self.kubectl(*command, timeout_s=10))
         return "\n".join(told)
 
+    def _node_daemons(self) -> tuple[Daemon, ...]:
+        return (self._daemon("kwok", *self._kwok_flags()),)
+
     def _daemon(self, name: str, *flags: str) -> Daemon:
         return Daemon(name, [program(name), *flags], self.folder / f"{name}.log")
 
@@ -221,19 +231,19 @@ class ControlPlane:
         ]
 
     def _api_flags(self) -> list[str]:
-        certificate, key = self.authority.issue(
-            "apiserver", "/CN=kube-apiserver", "IP:127.0.0.1", "IP:10.96.0.1", "DNS:localhost", "DNS:kubernetes"
-        )
+        names = ("DNS:localhost", "DNS:kubernetes", "DNS:kubernetes.default", "DNS:kubernetes.default.svc")
+        addresses = (f"IP:{self.ADDRESS}", "IP:10.96.0.1")
+        certificate, key = self.authority.issue("apiserver", "/CN=kube-apiserver", *addresses, *names)
         signing, verifying = self.authority.signing_key()
         policy = self.folder / "audit-policy.yaml"
         policy.write_text(yaml.safe_dump(AUDIT_POLICY))
         return [
             f"--etcd-servers=http://127.0.0.1:{self.etcd_port}",
-            "--bind-address=127.0.0.1",
-            "--advertise-address=127.0.0.1",
+            f"--bind-address={self.ADDRESS}",
+            f"--advertise-address={self.ADDRESS}",
             f"--secure-port={self.port}",
-            # A Service's endpoints may not be on loopback, and nobody here calls the API server through its Service.
-            "--endpoint-reconciler-type=none",
+            # A Service's endpoints may not be on loopback; there nobody calls the API server through its Service.
+            f"--endpoint-reconciler-type={'none' if self.ADDRESS == '127.0.0.1' else 'lease'}",
             f"--tls-cert-file={certificate}",
             f"--tls-private-key-file={key}",
             f"--client-ca-file={self.authority.certificate}",
@@ -295,13 +305,13 @@ def fake_node(name: str, capacity: dict[str, str], labels: dict[str, str]) -> di
 
 def main() -> None:
     """Have a plane until Ctrl-C."""
+    end_by_interrupt()
     with tempfile.TemporaryDirectory(prefix="antiphon-plane-") as folder:
         began = time.monotonic()
         with ControlPlane(Path(folder)) as plane:
             plane.add_gpu_nodes(2)
             print(f"up after {time.monotonic() - began:.1f} s: export KUBECONFIG={plane.kubeconfig}", flush=True)
-            with contextlib.suppress(KeyboardInterrupt):
-                signal.sigwait({signal.SIGINT, signal.SIGTERM})
+            wait_for_the_end()
 
 
 if __name__ == "__main__":

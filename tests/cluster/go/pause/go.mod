@@ -1,0 +1,3 @@
+module antiphon.dev/tests/cluster/pause
+
+go 1.26.0
