@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from antiphon.registry.placing import Ask, Host, Plan, Shortage, place
 
-pytestmark = pytest.mark.unit
+pytestmark = [pytest.mark.unit, pytest.mark.timeout(20)]  # many examples, on a machine that may be busy
 
 ENGINES = ("mock", "piper")
 POOLS = ("a", "b")

@@ -43,6 +43,8 @@ class Ask:
     """Among models of one policy, the higher comes first."""
     pools: frozenset[str] | None = None
     """Only workers of these; None: of any."""
+    order: int = 0
+    """Among revisions of one model, the lower comes first."""
     on_demand: bool = True
     """Whether a worker that does not hold it may load it for a caller."""
 
@@ -117,8 +119,8 @@ def place(asks: Iterable[Ask], hosts: Iterable[Host]) -> Plan:
     return plan.result()
 
 
-def _rank(ask: Ask) -> tuple[int, int, str, str]:
-    return _CLASSES[ask.policy], -ask.priority, ask.name, ask.digest
+def _rank(ask: Ask) -> tuple[int, int, str, int, str]:
+    return _CLASSES[ask.policy], -ask.priority, ask.name, ask.order, ask.digest
 
 
 @dataclass(slots=True)
@@ -163,7 +165,10 @@ class _Planning:
         while len(self.of[ask.key]) < ask.minimum:
             host = self._cleared(ask)
             if host is None:
-                self.short[ask.key] = self._shortage(ask)
+                free = [host for host in self.hosts.values() if ask.key not in self.on[host.name]]
+                self.short[ask.key] = obstacle(ask, self.hosts.values()) or (
+                    Shortage.NO_ROOM if any(_able(ask, host) for host in free) else Shortage.TOO_FEW
+                )
                 return
             self._put(ask, host)
 
@@ -258,21 +263,6 @@ class _Planning:
         self.of[ask.key].remove(host.name)
         self.used_mib[host.name] -= ask.memory_mib
 
-    def _shortage(self, ask: Ask) -> Shortage:
-        narrowing: tuple[tuple[Shortage, Callable[[Host], bool]], ...] = (
-            (Shortage.NO_WORKER, lambda host: True),
-            (Shortage.NO_POOL, lambda host: ask.pools is None or host.pool in ask.pools),
-            (Shortage.NO_ENGINE, lambda host: ask.engine in host.engines),
-            (Shortage.TOO_LARGE, lambda host: not host.memory_mib or ask.memory_mib <= host.memory_mib),
-            (Shortage.TOO_FEW, lambda host: ask.key not in self.on[host.name]),
-        )
-        left = list(self.hosts.values())
-        for shortage, admits in narrowing:
-            left = [host for host in left if admits(host)]
-            if not left:
-                return shortage
-        return Shortage.NO_ROOM
-
     def _want(self, host: Host) -> Want:
         held = self.on[host.name]
         hold = sorted(held, key=self.ranks.__getitem__)
@@ -280,6 +270,22 @@ class _Planning:
         return Want(
             hold=tuple(self.refs[key] for key in hold), may=tuple(self.refs[key] for key in islice(may, MAY_LIMIT))
         )
+
+
+def obstacle(ask: Ask, hosts: Iterable[Host]) -> Shortage | None:
+    """Why no worker at all could hold it, even if it were alone; None: one could."""
+    narrowing: tuple[tuple[Shortage, Callable[[Host], bool]], ...] = (
+        (Shortage.NO_WORKER, lambda host: True),
+        (Shortage.NO_POOL, lambda host: ask.pools is None or host.pool in ask.pools),
+        (Shortage.NO_ENGINE, lambda host: ask.engine in host.engines),
+        (Shortage.TOO_LARGE, lambda host: not host.memory_mib or ask.memory_mib <= host.memory_mib),
+    )
+    left = list(hosts)
+    for shortage, admits in narrowing:
+        left = [host for host in left if admits(host)]
+        if not left:
+            return shortage
+    return None
 
 
 def _most(ask: Ask) -> float:
