@@ -12,7 +12,7 @@ UV := $(or $(shell command -v uv 2>/dev/null),.cache/uv/bin/uv)
 # What a fast second run is worth: nothing is installed again unless these change.
 INSTALLED := .venv/.installed
 
-.PHONY: help setup speech run test test-cluster cluster-binaries soak lint format generate bench clean
+.PHONY: help setup speech run test test-cluster bench-operator cluster-binaries soak lint format generate bench clean
 
 help: ## List these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -27,6 +27,9 @@ test: setup speech ## Run every test (ARGS="-k name": some; PROCESSES=0: one aft
 
 test-cluster: setup speech ## Run the tests against a real Kubernetes control plane (needs Go 1.26)
 	@$(BIN)/python -m pytest tests/cluster $(ARGS)
+
+bench-operator: setup ## Measure the operator against a control plane of its own (ARGS="hand_overs outage": some suites)
+	@$(BIN)/python tests/cluster/operator_figures.py $(ARGS)
 
 cluster-binaries: setup ## Build the programs of the test clusters with Go (ten minutes the first time, then seconds)
 	@$(BIN)/python tests/cluster/cluster_binaries.py $(PROGRAMS)

@@ -21,6 +21,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import aiohttp
 import grpc
 from cluster_processes import wait_for
 from control_plane import ControlPlane, fake_node
@@ -107,6 +108,11 @@ class ProcessNode:
     def running(self) -> list[str]:
         """The names of the pods whose processes run."""
         return sorted(process.pod_name for process in list(self._pods.values()) if process.pid is not None)
+
+    def addresses(self, **labels: str) -> list[str]:
+        """Of the pods with these labels that are ready and not about to end: what a Service would send to."""
+        pods = [process for process in list(self._pods.values()) if process.is_ready]
+        return sorted(pod.address for pod in pods if labels.items() <= pod.labels.items())
 
     def _is_ready(self) -> bool:
         told = self._plane.get("node", self.name)["status"].get("conditions", [])
@@ -203,7 +209,8 @@ class _PodProcess:
         self._core = core
         self._pod = pod
         self._namespace = pod["metadata"]["namespace"]
-        self._address = address
+        self.address = address
+        self.is_ready = False
         self._folder = folder / self.pod_name
         self._command = command
         self._extra = env
@@ -212,6 +219,10 @@ class _PodProcess:
         self._grace_s = 0.0
         self._restarts = 0
         self._told: Body = {}
+
+    @property
+    def labels(self) -> dict[str, str]:
+        return self._pod["metadata"].get("labels") or {}
 
     @property
     def pid(self) -> int | None:
@@ -227,6 +238,7 @@ class _PodProcess:
         """Have it end within its grace."""
         self._grace_s = grace_s
         self._end.set()
+        self.is_ready = False
 
     async def run(self) -> None:
         """Keep it running until it has to end, then let the pod go."""
@@ -261,20 +273,29 @@ class _PodProcess:
         return process
 
     async def _probe(self) -> None:
-        """Ready as its gRPC health says, like a readiness probe."""
-        port = self._container["readinessProbe"]["grpc"]["port"] if self._container.get("readinessProbe") else 0
-        started, ready = {"running": {"startedAt": _now()}}, None
-        async with grpc.aio.insecure_channel(f"{self._address}:{port}") as channel:
-            stub = health_pb2_grpc.HealthStub(channel)
-            while True:
-                serving = False
-                with contextlib.suppress(grpc.aio.AioRpcError):
-                    answer = await stub.Check(health_pb2.HealthCheckRequest(), timeout=1.0)
-                    serving = answer.status == health_pb2.HealthCheckResponse.SERVING
-                if serving != ready:
-                    await self._tell(started, ready=serving)
-                    ready = serving
-                await asyncio.sleep(PROBE_S)
+        """Ready as its readiness probe says: gRPC health, or an HTTP answer."""
+        probe = self._container.get("readinessProbe", {})
+        while True:
+            ready = await (self._answers_http(probe["httpGet"]) if "httpGet" in probe else self._answers_grpc(probe))
+            if ready != self.is_ready:
+                await self._tell({"running": {"startedAt": _now()}}, ready=ready)
+            await asyncio.sleep(PROBE_S)
+
+    async def _answers_grpc(self, probe: Body) -> bool:
+        async with grpc.aio.insecure_channel(f"{self.address}:{probe['grpc']['port']}") as channel:
+            with contextlib.suppress(grpc.aio.AioRpcError):
+                stub = health_pb2_grpc.HealthStub(channel)
+                answer = await stub.Check(health_pb2.HealthCheckRequest(), timeout=1.0)
+                return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
+        return False
+
+    async def _answers_http(self, probe: Body) -> bool:
+        ports = {port.get("name"): port["containerPort"] for port in self._container.get("ports", [])}
+        url = f"http://{self.address}:{ports.get(probe['port'], probe['port'])}{probe.get('path', '/')}"
+        with contextlib.suppress(aiohttp.ClientError, TimeoutError):
+            async with aiohttp.request("GET", url, timeout=aiohttp.ClientTimeout(1.0)) as answer:
+                return answer.status < 400
+        return False
 
     @property
     def _container(self) -> Body:
@@ -282,6 +303,7 @@ class _PodProcess:
         return container
 
     async def _tell(self, state: Body, *, ready: bool) -> None:
+        self.is_ready = ready
         now, yes = _now(), "True" if ready else "False"
         conditions = [
             {"type": kind, "status": "True", "lastTransitionTime": now} for kind in ("PodScheduled", "Initialized")
@@ -300,8 +322,8 @@ class _PodProcess:
         }
         told = {
             "phase": "Running",
-            "podIP": self._address,
-            "podIPs": [{"ip": self._address}],
+            "podIP": self.address,
+            "podIPs": [{"ip": self.address}],
             "hostIP": "127.0.0.1",
             "startTime": now,
             "conditions": conditions,
@@ -347,7 +369,7 @@ class _PodProcess:
             fields = {
                 "metadata.name": self.pod_name,
                 "metadata.namespace": self._namespace,
-                "status.podIP": self._address,
+                "status.podIP": self.address,
                 "spec.nodeName": self._pod["spec"].get("nodeName", ""),
             }
             return fields[source["fieldRef"]["fieldPath"]]

