@@ -9,13 +9,14 @@ BIN := .venv/bin
 PROCESSES ?= 4
 # uv from the system, else one that pip puts beside the caches.
 UV := $(or $(shell command -v uv 2>/dev/null),.cache/uv/bin/uv)
+NODE_PACKAGES := containerd runc containernetworking-plugins docker.io mmdebstrap iptables iproute2
 # What a fast second run is worth: nothing is installed again unless these change.
 INSTALLED := .venv/.installed
 
-.PHONY: help setup speech run test test-cluster bench-operator cluster-binaries soak lint format generate bench clean
+.PHONY: help setup speech run test test-cluster e2e e2e-kind node-packages bench-operator cluster-binaries soak lint format generate bench clean
 
 help: ## List these commands
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(INSTALLED) ## Install what everything needs into .venv (Python 3.11 and pip suffice)
 
@@ -30,6 +31,19 @@ test-cluster: setup speech ## Run the tests against a real Kubernetes control pl
 
 bench-operator: setup ## Measure the operator against a control plane of its own (ARGS="hand_overs outage": some suites)
 	@$(BIN)/python tests/cluster/operator_figures.py $(ARGS)
+
+e2e: setup speech node-packages ## Run the end-to-end cases on a real node made here (root), or on CONTEXT=name
+	@$(BIN)/python -m pytest e2e $(if $(CONTEXT),--context $(CONTEXT)) $(ARGS)
+
+e2e-kind: setup speech ## Run the end-to-end cases on kind (needs docker, kind and Go)
+	@e2e/kind.sh $(ARGS)
+
+# What a real node is made of, where Debian's package manager and the right to use it are at hand.
+node-packages:
+	@if [ -z "$(CONTEXT)" ] && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		dpkg --status $(NODE_PACKAGES) >/dev/null 2>&1 || \
+			{ apt-get update -qq && apt-get install -y -qq --no-install-recommends $(NODE_PACKAGES); } >/dev/null; \
+	fi
 
 cluster-binaries: setup ## Build the programs of the test clusters with Go (ten minutes the first time, then seconds)
 	@$(BIN)/python tests/cluster/cluster_binaries.py $(PROGRAMS)

@@ -30,10 +30,10 @@ def test_links_resolve(document: Path) -> None:
 
 
 def test_make_targets_exist() -> None:
-    targets = set(re.findall(r"^([a-z-]+):.*## ", (ROOT / "Makefile").read_text(), re.M))
+    targets = set(re.findall(r"^([a-z0-9-]+):.*## ", (ROOT / "Makefile").read_text(), re.M))
     for document in DOCUMENTS:
         named = set(
-            re.findall(r"(?:^|`|\s)make ([a-z-]+)(?=[`\s#]|$)", "\n".join(fenced(document, "(?:sh|bash|console)")))
+            re.findall(r"(?:^|`|\s)make ([a-z0-9-]+)(?=[`\s#]|$)", "\n".join(fenced(document, "(?:sh|bash|console)")))
         )
         assert named <= targets, f"{document.name}: make {named - targets}"
     assert {"run", "test"} <= targets
@@ -41,7 +41,7 @@ def test_make_targets_exist() -> None:
 
 def test_make_help_lists_every_target() -> None:
     listed = subprocess.run(["make", "help"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
-    targets = re.findall(r"^([a-z-]+):.*## ", (ROOT / "Makefile").read_text(), re.M)
+    targets = re.findall(r"^([a-z0-9-]+):.*## ", (ROOT / "Makefile").read_text(), re.M)
     assert targets and all(f"make {target} " in listed for target in targets)
 
 
