@@ -9,6 +9,7 @@ from cluster_binaries import Missing, build
 from image_builder import ImageBuilder, product_images, version
 from installation import STAND_INS, Installation
 from node_cluster import NodeCluster, require_a_node
+from node_namespace import leftovers
 from target import Target
 
 HERE = Path(__file__).parent
@@ -50,6 +51,7 @@ def target(pytestconfig: pytest.Config) -> Iterator[Target]:
         for archive in archives:
             cluster.import_image(archive)
         yield Target(cluster.kubeconfig, cluster.CONTEXT, is_ours=True)
+    assert leftovers() == []
 
 
 def kubeconfig_of_yours() -> Path:
