@@ -258,7 +258,7 @@ EVERYBODYS = {"selfsubjectreviews.authentication.k8s.io", "selfsubjectaccessrevi
               "selfsubjectrulesreviews.authorization.k8s.io"}  # fmt: skip
 OPERATORS = {
     "voicemodels.antiphon.dev", "workerpools.antiphon.dev", "voicemodels.antiphon.dev/status",
-    "workerpools.antiphon.dev/status", "workerpools.antiphon.dev/finalizers", "deployments.apps", "services",
+    "workerpools.antiphon.dev/status", "deployments.apps", "services",
     "serviceaccounts", "persistentvolumeclaims", "poddisruptionbudgets.policy", "networkpolicies.networking.k8s.io",
     "pods", "events.events.k8s.io", "leases.coordination.k8s.io",
 }  # fmt: skip

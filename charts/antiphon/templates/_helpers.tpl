@@ -6,14 +6,14 @@
 {{/* What a part is selected by: (list . "operator"). */}}
 {{- define "antiphon.selector" -}}
 {{- $root := index . 0 -}}
-app.kubernetes.io/name: {{ $root.Chart.Name }}
+app.kubernetes.io/name: antiphon-{{ index . 1 }}
 app.kubernetes.io/instance: {{ $root.Release.Name }}
-app.kubernetes.io/component: {{ index . 1 }}
 {{- end }}
 
 {{- define "antiphon.labels" -}}
 {{- $root := index . 0 -}}
 {{ include "antiphon.selector" . }}
+app.kubernetes.io/part-of: antiphon
 app.kubernetes.io/version: {{ $root.Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ $root.Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" $root.Chart.Name $root.Chart.Version }}
