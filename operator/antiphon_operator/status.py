@@ -11,8 +11,8 @@ from antiphon_operator.reconcile.conditions import Finding, changed, conditions
 from antiphon_operator.reconcile.difference import is_so
 from antiphon_operator.world import Body, World
 
-SETTLE_S = 0.8
-"""A first status waits so long: what a new object brings about is then said at once."""
+SETTLE_S, SETTLED_S = 0.8, 3.0
+"""A first status waits until what there is to say stayed the same for so long; and no longer than that."""
 BETWEEN_S = 1.0
 BETWEEN_NUMBERS_S = 10.0
 """Where nothing but how much runs has changed."""
@@ -38,6 +38,7 @@ class StatusWriter:
         self._queue = queue
         self._clock = clock
         self._not_before_s: dict[str, float] = {}
+        self._first: dict[str, tuple[list[str], float, float]] = {}
 
     async def write(
         self,
@@ -90,10 +91,18 @@ class StatusWriter:
             kept = {known: then for known, then in self._not_before_s.items() if then > now - BETWEEN_NUMBERS_S}
             self._not_before_s = kept
         if not before:
-            return self._not_before_s.setdefault(uid, now + SETTLE_S) - now
+            return self._settles_s(uid, [f"{each['type']} {each['reason']}" for each in said["conditions"]]) - now
+        self._first.pop(uid, None)
         last_s = self._not_before_s.get(uid, now) - BETWEEN_S
         little = _is_said({name: value for name, value in said.items() if name not in numbers}, before)
         return last_s + (BETWEEN_NUMBERS_S if little and uid in self._not_before_s else BETWEEN_S) - now
+
+    def _settles_s(self, uid: str, said: list[str]) -> float:
+        """When an object's first status is to be written."""
+        now = self._clock()
+        last, since_s, first_s = self._first.get(uid, (said, now, now))
+        self._first[uid] = (said, since_s if said == last else now, first_s)
+        return min(self._first[uid][1] + SETTLE_S, first_s + SETTLED_S)
 
     async def _tell(
         self, key: Key, body: Body, turned: Iterable[Mapping[str, Any]], warnings: Mapping[str, str]
