@@ -1,6 +1,7 @@
 """Files fetched into a folder: one process at a time, resumed, verified, there all at once or not at all."""
 
 import asyncio
+import contextlib
 import fcntl
 import hashlib
 import json
@@ -71,10 +72,15 @@ async def download(
     if offline:
         raise httpx.ConnectError("HF_HUB_OFFLINE forbids to fetch")
     _make(folder)
-    async with _locked(_beside(folder, _LOCK)):
+    total_bytes = sum(remote.size_bytes for remote in remotes)
+
+    def wait() -> None:
+        progress(Progress(_bytes_in(folder), total_bytes))
+
+    async with _locked(_beside(folder, _LOCK), wait):
         if is_complete(folder):
             return
-        tally = _Tally(sum(remote.size_bytes for remote in remotes), progress)
+        tally = _Tally(total_bytes, progress)
         for remote in remotes:
             target = folder / remote.name
             if not target.is_file():
@@ -225,14 +231,24 @@ def _unpacked(folder: Path, remotes: Sequence[Remote]) -> list[str]:
     return names
 
 
+def _bytes_in(folder: Path) -> int:
+    """What somebody else has fetched by now."""
+    found = 0
+    for path in folder.rglob("*"):
+        with contextlib.suppress(FileNotFoundError):  # a part that was finished just now
+            found += path.stat().st_size if path.is_file() else 0
+    return found
+
+
 @asynccontextmanager
-async def _locked(path: Path) -> AsyncIterator[None]:
-    """Hold a lock between processes and tasks; one that dies lets go of it."""
+async def _locked(path: Path, waiting: Callable[[], None]) -> AsyncIterator[None]:
+    """Hold a lock between processes and tasks; one that dies lets go of it. Calls `waiting` while another holds it."""
     with path.open("w") as file:
         while True:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except BlockingIOError:
+                waiting()
                 await asyncio.sleep(_LOCK_POLL_S)
         yield

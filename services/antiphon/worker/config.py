@@ -7,10 +7,27 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import yaml
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from antiphon.contracts.models import ModelSpec
+from antiphon.contracts.models import Artifact, ModelSpec
+
+
+class Rewrite(BaseModel):
+    """Where weights come from in a cluster that cannot reach the place that a model names."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    prefix: str = Field(min_length=1, max_length=1024)
+    """Of an artifact's uri."""
+    replacement: str = Field(min_length=1, max_length=1024)
+    """What stands in its place; the rest of the uri stays."""
+
+    def applied(self, artifact: Artifact) -> Artifact | None:
+        """The artifact at its other place; None when its uri begins otherwise."""
+        if not artifact.uri.startswith(self.prefix):
+            return None
+        return artifact.model_copy(update={"uri": self.replacement + artifact.uri.removeprefix(self.prefix)})
 
 
 class WorkerConfig(BaseSettings):
@@ -41,7 +58,9 @@ class WorkerConfig(BaseSettings):
     token_file: Path | None = None
     """The bearer token that callers must show."""
     cache: Path = Path.home() / ".cache" / "antiphon"
-    """Where fetched weights are kept."""
+    """Where fetched weights are kept. Workers of one machine may share it: what one fetches the others wait for."""
+    rewrites: tuple[Rewrite, ...] = ()
+    """Other places for weights; the first whose prefix fits an artifact's uri is taken. In the environment: JSON."""
 
     max_streams: int = Field(default=16, ge=1, le=10_000)
     """Synthesis and recognition together; one more is refused with WORKER_FULL."""

@@ -4,7 +4,7 @@ import asyncio
 import functools
 import time
 import wave
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -18,8 +18,9 @@ from antiphon.audio.pcm import pcm_to_float
 from antiphon.audio.resample import Resampler
 from antiphon.contracts.adapters import AsrEngine, Capabilities, HearingRequest, Samples, SpeechRequest, TtsEngine
 from antiphon.contracts.errors import AntiphonError, Reason
-from antiphon.contracts.models import ModelSpec, model_digest, revision_digest
+from antiphon.contracts.models import Artifact, ModelSpec, model_digest, revision_digest
 from antiphon.telemetry.logs import where
+from antiphon.worker.config import Rewrite
 from antiphon.worker.executor import Executor
 from antiphon.worker.tally import Tally
 
@@ -120,17 +121,21 @@ class EngineLoader:
         executor: Where weights are read and warmed.
         cache: Where fetched weights are kept.
         loudness_lufs: How loud every voice is made; None: as it comes.
+        rewrites: Other places for weights; the first that fits is taken.
     """
 
-    def __init__(self, executor: Executor, cache: Path, loudness_lufs: float | None) -> None:
+    def __init__(
+        self, executor: Executor, cache: Path, loudness_lufs: float | None, rewrites: Sequence[Rewrite] = ()
+    ) -> None:
         self._executor = executor
         self._cache = cache
         self._loudness_lufs = loudness_lufs
+        self._rewrites = rewrites
 
     async def prepare(self, spec: ModelSpec, progress: Callable[[Progress], None]) -> PreparedModel:
         """Fetch the files (on the loop, resumable), then describe them and compute the digest (in a thread)."""
         factory = discovery.find_engine(spec.task, spec.engine)
-        files = await weights.resolve(spec.artifact, self._cache, progress)
+        files = await weights.resolve(self._reachable(spec.artifact), self._cache, progress)
         return await self._executor.run(_describe, spec, factory, files)
 
     async def load(self, prepared: PreparedModel) -> LoadedModel:
@@ -147,6 +152,13 @@ class EngineLoader:
     async def close(self, model: LoadedModel) -> None:
         """Free the weights in a thread."""
         await self._executor.run_to_end(model.engine.close)
+
+    def _reachable(self, artifact: Artifact | None) -> Artifact | None:
+        """The artifact where this worker finds it."""
+        if artifact is None:
+            return None
+        elsewhere = (rewrite.applied(artifact) for rewrite in self._rewrites)
+        return next((found for found in elsewhere if found is not None), artifact)
 
     def _load(self, prepared: PreparedModel) -> LoadedModel:
         spec = prepared.spec

@@ -92,7 +92,7 @@ class Worker:
         self._synthesis_hops = Executor("synthesis", config.synthesis_threads, self.metrics)
         self._recognition_hops = Executor("recognition", config.recognition_threads, self.metrics)
         self._loads = Executor("load", config.load_threads, self.metrics)
-        self._loader = loader or EngineLoader(self._loads, config.cache, config.loudness_lufs)
+        self._loader = loader or EngineLoader(self._loads, config.cache, config.loudness_lufs, config.rewrites)
         self._keeper: LeaseKeeper | None = None
         self._epoch = 0
         self._placed = asyncio.Event()
