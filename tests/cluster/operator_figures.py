@@ -272,9 +272,11 @@ async def hand_over(stage: Stage, objects: Objects, how: signal.Signals, number:
         await objects.create("workerpools", pool(number))
         await until(lambda: f"pool-{number}" in deployments, "the next leader", 60)
         took_s = time.monotonic() - began
-    leader.stop()
+    await asyncio.to_thread(leader.stop)
+    served = leader.log.read_text().count("serving")
     leader.start()
-    await asyncio.sleep(3)
+    await until(lambda: leader.log.read_text().count("serving") > served, "the operator to serve again", 60)
+    await asyncio.sleep(1)
     return took_s
 
 
@@ -442,8 +444,8 @@ def main() -> int:
         stage = Stage(plane, folder, valkey, f"redis://127.0.0.1:{port}", stack)
         stage.start_operator()
         stage.wait_for_leader()
-        stage.start_operator()
-        time.sleep(2)
+        standby = stage.start_operator()
+        wait_for(lambda: "serving" in standby.tail(), "the standby", 30)
         figures = asyncio.run(measure(stage))
     report = ["| | measured | aim / at least | reached | |", "| --- | ---: | --- | --- | --- |"]
     report += [figure.row() for figure in figures]
