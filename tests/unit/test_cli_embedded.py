@@ -114,3 +114,43 @@ def test_the_whole_survives_being_written_for_the_orchestrator() -> None:
     config = complete_config(UpOptions(llm_url="http://x", llm_model="m"))
     told = config.model_dump(mode="json", by_alias=True, exclude_none=True)
     assert OrchestratorConfig.model_validate(told) == config
+
+
+MANIFEST = """
+{apiVersion: antiphon.dev/v1alpha1, kind: VoiceModel, metadata: {name: chime}, spec: {task: tts, engine: mock,
+  aliases: [bell], engineConfig: [{name: rate_hz, value: "16000"}], residency: {policy: Pinned}}}
+---
+{apiVersion: antiphon.dev/v1alpha1, kind: WorkerPool, metadata: {name: cpu}, spec: {image: "worker:1"}}
+"""
+
+
+def test_manifests_of_a_cluster_are_served_beside_the_files_models(tmp_path: Path) -> None:
+    manifest = tmp_path / "models" / "chime.yaml"
+    manifest.parent.mkdir()
+    manifest.write_text(MANIFEST)
+    for models in (manifest, manifest.parent):
+        config = complete_config(UpOptions(config=written(tmp_path, MODELS), models=models))
+        assert [spec.name for spec in config.models] == ["sine", "script", "chime"]
+    chime = config.models[-1]
+    assert chime.aliases == ("bell",) and chime.engine_config == {"rate_hz": 16000}
+    assert chime.residency.policy == "Pinned"
+
+
+@pytest.mark.parametrize(
+    ("manifest", "sentence"),
+    [
+        (MANIFEST.replace("chime", "sine"), "used twice: sine"),
+        (MANIFEST.split("---")[1], "there is no VoiceModel in"),
+        (
+            MANIFEST.replace("task: tts", "task: stt"),
+            "chime.yaml, document 1: spec.task: Input should be 'tts' or 'asr'.",
+        ),
+    ],
+    ids=["name twice", "no model", "no such task"],
+)
+def test_manifests_that_cannot_be_served_are_refused(tmp_path: Path, manifest: str, sentence: str) -> None:
+    file = tmp_path / "chime.yaml"
+    file.write_text(manifest)
+    with pytest.raises(AntiphonError) as refused:
+        complete_config(UpOptions(config=written(tmp_path, MODELS), models=file))
+    assert refused.value.reason is Reason.INVALID_REQUEST and sentence in str(refused.value)

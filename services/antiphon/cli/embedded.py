@@ -6,6 +6,8 @@ from pathlib import Path
 
 from antiphon.contracts.errors import AntiphonError, Reason
 from antiphon.contracts.models import Artifact, ModelSpec, Residency
+from antiphon.contracts.resources import VoiceModel
+from antiphon.contracts.resources.manifests import read_manifests
 from antiphon.orchestrator.config import (
     DEFAULT,
     AliasesConfig,
@@ -50,6 +52,8 @@ class UpOptions:
     host: str | None = None
     port: int | None = None
     config: Path | None = None
+    models: Path | None = None
+    """Manifests: one file, or a folder."""
     voice: str | None = None
     llm_url: str | None = None
     llm_model: str | None = None
@@ -68,7 +72,7 @@ def complete_config(options: UpOptions) -> OrchestratorConfig:
         AntiphonError: INVALID_REQUEST for a file that is not valid, or options that contradict it or each other.
     """
     config = load_config(options.config)
-    models = _models(config, options.voice)
+    models = _models(config, options)
     server = config.server.model_copy(
         update={name: value for name in ("host", "port") if (value := getattr(options, name)) is not None}
     )
@@ -121,9 +125,11 @@ def _check_fallbacks(config: OrchestratorConfig, models: tuple[ModelSpec, ...]) 
                 raise _contradiction(f"assistants.{name}.{key} is '{fallback}', which is no {task} model of the file")
 
 
-def _models(config: OrchestratorConfig, voice: str | None) -> tuple[ModelSpec, ...]:
-    """The file's models, with a voice and a recogniser where it has none."""
-    models = list(config.models)
+def _models(config: OrchestratorConfig, options: UpOptions) -> tuple[ModelSpec, ...]:
+    """The models of the file and of the manifests, with a voice and a recogniser where they have none."""
+    voice = options.voice
+    models = [*config.models, *(_manifested(options.models) if options.models is not None else ())]
+    _check_names(models)
     known = {name for spec in models for name in (spec.name, *spec.aliases)}
     if voice is not None and _voice_name(voice) not in known:
         models.append(_voice(voice))
@@ -134,6 +140,21 @@ def _models(config: OrchestratorConfig, voice: str | None) -> tuple[ModelSpec, .
         fetched = ModelSpec(name=name, task="asr", engine="faster-whisper", artifact=Artifact(uri=uri), residency=_STAY)
         models.append(_packaged("asr", "faster-whisper", *_DEMO_RECOGNISER) or fetched)
     return tuple(models)
+
+
+def _manifested(path: Path) -> list[ModelSpec]:
+    """What the VoiceModels at `path` ask for. Where and how a cluster is to hold them says nothing of one machine."""
+    found = [resource.specification() for resource in read_manifests(path) if isinstance(resource, VoiceModel)]
+    if not found:
+        raise _contradiction(f"there is no VoiceModel in {path}")
+    return found
+
+
+def _check_names(models: list[ModelSpec]) -> None:
+    names = [name for spec in models for name in (spec.name, *spec.aliases)]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise _contradiction(f"these names or aliases of models are used twice: {', '.join(twice)}")
 
 
 def _packaged(task: str, engine: str, name: str, module: str, folder: str) -> ModelSpec | None:

@@ -46,6 +46,12 @@ Port = Annotated[int | None, typer.Option(min=0, max=65_535, help="Port to liste
 Config = Annotated[
     Path | None, typer.Option(help="YAML file of assistants, models and aliases; docs/examples holds some.")
 ]
+Models = Annotated[
+    Path | None,
+    typer.Option(
+        help="VoiceModels as a cluster takes them: a manifest, or a folder of some; served beside the file's."
+    ),
+]
 Voice = Annotated[
     str | None, typer.Option(help="A Piper voice, such as en_US-lessac-medium, or the path of an .onnx file.")
 ]
@@ -85,12 +91,14 @@ class TranscriptFormat(StrEnum):
         "antiphon up --voice en_US-lessac-medium",
         'antiphon up --llm-url http://127.0.0.1:11434/v1 --llm-model llama3.2 --instructions "Be brief."',
         "antiphon up --config docs/examples/assistants.yaml --workers 2",
+        "antiphon up --models crds/samples/cpu.yaml               # the VoiceModels of a cluster",
     ),
 )
 def up(
     host: Host = None,
     port: Port = None,
     config: Config = None,
+    models: Models = None,
     voice: Voice = None,
     llm_url: LlmUrl = None,
     llm_model: LlmModel = None,
@@ -109,6 +117,7 @@ def up(
         host,
         port,
         config,
+        models,
         voice,
         llm_url,
         llm_model,
