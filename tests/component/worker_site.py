@@ -29,8 +29,9 @@ def own(spec: ModelSpec) -> ModelRecord:
 class Site:
     """What one test runs against."""
 
-    def __init__(self, url: str) -> None:
-        self.url = url
+    def __init__(self, registry: EmbeddedValkey) -> None:
+        self.url = url = registry.url
+        self.lose = registry.stop
         self.writer = RegistryWriter(url, NAMESPACE, adopt="local")
         self.orchestrator = Orchestrator("one", url)
 
@@ -86,7 +87,7 @@ class Site:
 @contextlib.asynccontextmanager
 async def site() -> AsyncIterator[Site]:
     async with EmbeddedValkey() as valkey:
-        made = Site(valkey.url)
+        made = Site(valkey)
         tasks = [asyncio.create_task(made.writer.run()), asyncio.create_task(made.orchestrator.reader.run())]
         try:
             yield made
