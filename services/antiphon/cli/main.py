@@ -344,6 +344,25 @@ def orchestrator(
     asyncio.run(serve(loaded, ready=listening))
 
 
+@app.command(
+    rich_help_panel="Serve",
+    epilog=examples(
+        "antiphon registrar --models crds/samples/cpu.yaml --redis redis://127.0.0.1:6379/0",
+    ),
+)
+def registrar(
+    models: Annotated[Path, typer.Option(help="VoiceModels as a cluster takes them: a manifest, or a folder of some.")],
+    redis: Annotated[str, typer.Option(help="The registry to write.", envvar="ANTIPHON_REDIS_URL")],
+    namespace: Annotated[str, typer.Option(help="Of the registry's keys.")] = "default",
+) -> None:
+    """Tell workers that no operator looks after what to serve, and orchestrators who they are."""
+    from antiphon.cli.registrar import keep
+    from antiphon.telemetry.logs import configure_logging
+
+    configure_logging(as_json=False)
+    _until_told(keep(models, redis, namespace))
+
+
 def main() -> None:
     """Run the command line; every failure is one sentence and exit status 1."""
     logging.getLogger().addHandler(logging.NullHandler())  # a log is for those who ask for one
