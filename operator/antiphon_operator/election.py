@@ -21,7 +21,9 @@ LEASE_S = 4
 DEADLINE_S = 3.0
 """A leader that could not renew for so long leads no more; what it has under way ends before the Lease does."""
 RENEW_S = 1.0
-RETRY_S = 0.5
+RETRY_S = 0.25
+YIELD_S = 5.0
+"""Who gave the Lease back of its own accord lets others lead for so long."""
 REQUEST_S = 1.0
 RELEASE_S = 0.5
 
@@ -49,9 +51,10 @@ class Election:
         self._seen: tuple[Any, ...] = ()
         self._seen_s = 0.0
         self._renewed_s = 0.0
+        self._trouble = ""
 
     async def campaign(self, lead: Callable[[int], Awaitable[None]]) -> None:
-        """Lead whenever elected, until cancelled or until `lead` ends; then the Lease is given back.
+        """Lead whenever elected, until cancelled; the Lease is given back then, and when `lead` ends by itself.
 
         Args:
             lead: Called with the number of times that the Lease changed hands; cancelled when it is lost.
@@ -64,14 +67,19 @@ class Election:
                 term = await self._win()
                 logger.info("leading", extra={"identity": self.identity, "term": term})
                 if await self._while_held(lead(term)):
-                    return
-                logger.warning("leading no more: the lease was lost", extra={"identity": self.identity})
+                    await self._release()
+                    await asyncio.sleep(YIELD_S)
+                else:
+                    logger.warning("leading no more: the lease was lost", extra={"identity": self.identity})
         finally:
             if self.leads:
-                self.leads = False
-                with contextlib.suppress(ApiError, TimeoutError):
-                    async with asyncio.timeout(RELEASE_S):
-                        await self._write("", 1)
+                await self._release()
+
+    async def _release(self) -> None:
+        self.leads = False
+        with contextlib.suppress(ApiError, TimeoutError):
+            async with asyncio.timeout(RELEASE_S):
+                await self._write("", 1)
 
     async def _win(self) -> int:
         while True:
@@ -79,9 +87,11 @@ class Election:
                 async with asyncio.timeout(REQUEST_S):
                     if await self._acquire():
                         self.leads = True
+                        self._say("")
                         return self._transitions
+                self._say("")
             except (ApiError, TimeoutError) as error:
-                logger.debug("campaign: %s", error)
+                self._say(str(error) or "The API server does not answer in time.")
             await asyncio.sleep(RETRY_S)
 
     async def _while_held(self, leading: Awaitable[None]) -> bool:
@@ -105,9 +115,11 @@ class Election:
         while True:
             await asyncio.sleep(RENEW_S)
             while not await self._renew():
+                self._say("The Lease cannot be renewed.")
                 if not self.leads or _now() >= self._renewed_s + DEADLINE_S:
                     return
-                await asyncio.sleep(RETRY_S / 2)
+                await asyncio.sleep(RETRY_S)
+            self._say("")
 
     async def _renew(self) -> bool:
         left_s = self._renewed_s + DEADLINE_S - _now()
@@ -167,6 +179,13 @@ class Election:
         write = self._cluster.create if self._lease is None else self._cluster.update
         self._lease = await write("Lease", {"metadata": metadata, "spec": spec})
         self._renewed_s = self.contact_s = began_s
+
+    def _say(self, trouble: str) -> None:
+        """Once when it begins, and once when it is over."""
+        if bool(trouble) != bool(self._trouble):
+            message = "the API server is out of reach" if trouble else "the API server is in reach again"
+            logger.warning(message, extra={"cause": trouble or self._trouble})
+        self._trouble = trouble
 
     @property
     def _transitions(self) -> int:

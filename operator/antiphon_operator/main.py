@@ -45,9 +45,9 @@ def main() -> None:
         told = "; ".join(f"ANTIPHON_OPERATOR_{_name(each['loc'])}: {each['msg']}" for each in error.errors())
         parser.exit(2, f"antiphon-operator: {told}\n")
     configure_logging(as_json=config.log_json, level=config.log_level)
-    # What kopf says of each event is for those who work on kopf.
-    for name in ("kopf", "aiohttp"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+    # What kopf says of each event is for those who work on kopf; of each try in an outage, the election says it once.
+    for name, level in (("kopf", logging.WARNING), ("kopf._cogs.clients", logging.CRITICAL)):
+        logging.getLogger(name).setLevel(level)
     try:
         asyncio.run(serve(config))
     except ApiError as error:

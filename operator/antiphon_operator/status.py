@@ -87,9 +87,10 @@ class StatusWriter:
 
     def _wait_s(self, uid: str, before: Mapping[str, Any], said: Mapping[str, Any], numbers: frozenset[str]) -> float:
         now = self._clock()
-        if len(self._not_before_s) > _REMEMBERED:
+        if len(self._not_before_s) + len(self._first) > _REMEMBERED:
             kept = {known: then for known, then in self._not_before_s.items() if then > now - BETWEEN_NUMBERS_S}
             self._not_before_s = kept
+            self._first = {known: each for known, each in self._first.items() if each[2] > now - BETWEEN_NUMBERS_S}
         if not before:
             return self._settles_s(uid, [f"{each['type']} {each['reason']}" for each in said["conditions"]]) - now
         self._first.pop(uid, None)
