@@ -345,7 +345,8 @@ _NOBODY = Candidate(worker="", address="", resident=False)
 def _progress(snapshot: Snapshot, choice: Choice) -> float:
     """How far the load is, as the worker says."""
     worker = snapshot.workers.get(choice.candidate.worker)
-    resident = worker.lease.resident(choice.model) if worker is not None and worker.lease is not None else None
+    lease = worker.lease if worker is not None else None
+    resident = lease.resident(choice.model, choice.candidate.digest) if lease is not None else None
     return resident.progress if resident is not None else 0.0
 
 
