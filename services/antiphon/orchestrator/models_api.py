@@ -66,7 +66,10 @@ def _facts(record: ModelRecord, snapshot: Snapshot) -> dict[str, Any]:
             "languages": list(capabilities.languages),
             "voices": list(capabilities.voices),
             "sample_rate_hz": capabilities.sample_rate_hz,
+            "streaming": capabilities.streaming_input or capabilities.streaming_output,
             "word_times": capabilities.word_times,
+            "cloning": capabilities.cloning,
+            "emotion": capabilities.emotion,
             "licence": capabilities.licence,
         }
     return facts

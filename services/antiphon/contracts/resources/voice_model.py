@@ -148,11 +148,13 @@ class ModelResidency(Part):
     higher priority. `OnDemand`: loaded at the first call.
     """
     min_replicas: int | None = Field(default=None, ge=0, le=1000)
-    """How many workers hold it, at least. Left out: 1, or 0 when OnDemand."""
+    """On how many workers it is placed, at least. Left out: 1, or 0 when OnDemand."""
     max_replicas: int | None = Field(default=None, ge=1, le=1000)
-    """How many workers may hold it, at most. Left out: all that have the engine and the room."""
+    """On how many workers it is placed, at most. Left out: on all that have the engine and the room."""
     idle_ttl_seconds: Seconds | None = Field(default=None)
-    """Given up after this long without a stream, in seconds. Left out: 600. Not for a pinned model."""
+    """A worker that loaded it for a caller gives it up after this long without a stream, in seconds; where it is placed
+    it stays. Left out: 600. Not for a pinned model.
+    """
     priority: int = Field(default=0, ge=-1000, le=1000)
     """Who is placed first where there is not room for all: the higher number."""
 
@@ -168,9 +170,11 @@ class ModelResidency(Part):
             lambda it: it.policy != "Pinned" or it.min_replicas is None or it.min_replicas >= 1,
         ),
         Rule(
-            "self.policy != 'OnDemand' || !has(self.minReplicas) || self.minReplicas == 0",
-            "Leave out minReplicas for an OnDemand model, or choose the policy Preload: demand decides who holds it.",
-            lambda it: it.policy != "OnDemand" or not it.min_replicas,
+            "self.policy != 'OnDemand'"
+            " || (!has(self.minReplicas) || self.minReplicas == 0) && !has(self.maxReplicas) && self.priority == 0",
+            "Leave out minReplicas, maxReplicas and priority for an OnDemand model, or choose the policy Preload: "
+            "demand decides who holds it.",
+            lambda it: it.policy != "OnDemand" or not (it.min_replicas or it.max_replicas or it.priority),
         ),
         Rule(
             "self.policy != 'Pinned' || !has(self.idleTTLSeconds)",

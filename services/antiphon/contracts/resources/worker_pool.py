@@ -410,7 +410,9 @@ class WorkerPoolSpec(Part):
     drain_timeout_seconds: Seconds = 300
     """How long a worker that must go may take to finish its streams, in seconds; the pod's grace."""
     max_surge: Annotated[int, Field(ge=0, le=100)] | None = None
-    """How many workers a rollout may start beyond `replicas`. Left out: 1, or 0 with whole GPUs."""
+    """How many workers a rollout may start beyond `replicas`. Left out: 1, or 0 where each takes whole GPUs or the only
+    volume.
+    """
     cache: Cache = Cache()
     """Where fetched weights are kept."""
     downloads: Downloads = Downloads()
