@@ -9,6 +9,9 @@ from typing import Literal
 FIRST_RETRY_S = 0.2
 LONGEST_RETRY_S = 30.0
 
+_CLOCK_S = 0.001
+"""What is due so soon is due: a timer does not tell less."""
+
 KeyKind = Literal["WorkerPool", "VoiceModel", "Registry"]
 
 
@@ -64,7 +67,7 @@ class WorkQueue:
             now = asyncio.get_running_loop().time()
             while self._heap and self._due_s.get(self._heap[0][2]) != self._heap[0][0]:
                 heapq.heappop(self._heap)
-            if self._heap and self._heap[0][0] <= now:
+            if self._heap and self._heap[0][0] <= now + _CLOCK_S:
                 key = heapq.heappop(self._heap)[2]
                 del self._due_s[key]
                 self._working.add(key)

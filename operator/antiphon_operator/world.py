@@ -112,8 +112,9 @@ class World:
         self._gone[uid] = None
         while len(self._gone) > _GONE_KEPT:
             del self._gone[next(iter(self._gone))]
-        if kind in CHILDREN:
+        if kind in CHILDREN and identity in self._foreign[kind]:
             self._foreign[kind].discard(identity)
+            self._touch(Key("WorkerPool", namespace, name))
         known = self.get(kind, namespace, name)
         if known is not None and known["metadata"].get("uid", "") == uid:
             self._forget(kind, identity, known)
