@@ -6,13 +6,11 @@ from pathlib import Path
 
 import pytest
 from cluster_binaries import Missing, build
-from image_builder import ImageBuilder, product_images, version
-from installation import STAND_INS, Installation
+from image_builder import images
+from installation import Installation
 from node_cluster import NodeCluster, require_a_node
 from node_namespace import leftovers
 from target import Target
-
-HERE = Path(__file__).parent
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -44,29 +42,17 @@ def target(pytestconfig: pytest.Config) -> Iterator[Target]:
                 yield Target(kubeconfig_of_yours(), context, is_ours=False)
                 return
             require_a_node()
-            archives = [*product_images(), stand_ins_image()]
+            archive = images()
     except Missing as reason:
         missing(str(reason))
     with NodeCluster() as cluster:
-        for archive in archives:
-            cluster.import_image(archive)
+        cluster.import_image(archive)
         yield Target(cluster.kubeconfig, cluster.CONTEXT, is_ours=True)
     assert leftovers() == []
 
 
 def kubeconfig_of_yours() -> Path:
     return Path(os.environ.get("KUBECONFIG") or Path.home() / ".kube/config")
-
-
-def stand_ins_image() -> Path:
-    """The archive of the image of what stands in; layers are kept, so that it takes a second when nothing changed."""
-    with ImageBuilder() as builder:
-        return builder.build(
-            STAND_INS,
-            HERE / "stand_ins/Dockerfile",
-            HERE / "stand_ins",
-            ORCHESTRATOR=f"antiphon-orchestrator:{version()}",
-        )
 
 
 @pytest.fixture(scope="session")

@@ -10,12 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from image_builder import ROOT, version
+from image_builder import ROOT, STAND_INS, version
 from target import Target, documents
 
 NAMESPACE = "antiphon-e2e"
 RELEASE = "antiphon"
-STAND_INS = f"antiphon-e2e-stand-ins:{version()}"
 REPLY = "The weather is fine today, and it will stay so until tomorrow evening."
 HUB = "http://hub:8091"
 BREAK_AFTER = 20_000_000

@@ -42,6 +42,8 @@ class ControlPlane:
 
     CONTEXT = "antiphon-test"
     ADDRESS = "127.0.0.1"
+    DEFINITIONS: Path | None = CRDS
+    """What is applied at the start; None: nothing."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -79,7 +81,8 @@ class ControlPlane:
         self.etcd.start()
         self.start_api()
         # The garbage collector learns of kinds that come later only every half minute.
-        self.apply_crds()
+        if self.DEFINITIONS:
+            self.apply_crds(self.DEFINITIONS)
         for daemon in (self.controllers, self.scheduler):
             daemon.start()
         self.start_nodes()

@@ -21,6 +21,7 @@ from cluster_processes import Daemon, wait_for
 
 ROOT = Path(__file__).parents[2]
 IMAGES = CACHE / "images"
+DOCKERFILES = ROOT / "services/docker"
 BASE_IMAGE = "antiphon-test-base:1"
 CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
 BASE_PACKAGES = "ca-certificates,python3,python3-venv"
@@ -37,6 +38,10 @@ exec "$@"
 def version() -> str:
     """The version that the images are tagged with."""
     return str(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"])
+
+
+STAND_INS = f"antiphon-e2e-stand-ins:{version()}"
+"""What stands in for the world outside in end-to-end cases."""
 
 
 class ImageBuilder:
@@ -78,15 +83,16 @@ class ImageBuilder:
         self._daemon.stop(signal.SIGKILL)
         shutil.rmtree(self._folder, ignore_errors=True)
 
-    def build(self, name: str, dockerfile: Path, context: Path = ROOT, **arguments: str) -> Path:
-        """The archive of an image, built of a Dockerfile whose base is given by its argument BASE."""
+    def build(self, name: str, dockerfile: Path, context: Path = ROOT, **arguments: str) -> None:
+        """Build an image of a Dockerfile whose base is given by its argument BASE."""
         given = {"BASE": BASE_IMAGE} | arguments
         options = [word for key, value in given.items() for word in ("--build-arg", f"{key}={value}")]
         print(f"building the image {name}", file=sys.stderr, flush=True)
         self._docker("build", "-q", "--network=host", *options, "-t", name, "-f", str(dockerfile), str(context))
-        archive = IMAGES / f"{name.replace(':', '_').replace('/', '_')}.tar"
-        self._docker("save", "-o", str(archive), name)
-        return archive
+
+    def save(self, archive: Path, *names: str) -> None:
+        """Write images into one archive, what they share once."""
+        self._docker("save", "-o", str(archive), *names)
 
     def _make_base(self) -> None:
         """A Debian with Python, and with the certificates that this machine trusts."""
@@ -119,25 +125,30 @@ def digest_of(files: Iterable[Path]) -> str:
 
 def sources() -> list[Path]:
     """What the images are built from."""
-    folders = ("services/antiphon", "operator/antiphon_operator", "services/docker")
+    folders = ("services/antiphon", "operator/antiphon_operator", "services/docker", "e2e/stand_ins")
     inside = [file for folder in folders for file in (ROOT / folder).rglob("*") if "__pycache__" not in file.parts]
     return [*(file for file in inside if file.is_file()), ROOT / "pyproject.toml", ROOT / "uv.lock"]
 
 
-def product_images() -> list[Path]:
-    """The archives of all images of services/docker/, built again only when what they are made of has changed."""
-    dockerfiles = sorted((ROOT / "services/docker").glob("*.Dockerfile"))
-    names = [f"antiphon-{file.name.removesuffix('.Dockerfile')}:{version()}" for file in dockerfiles]
-    archives = [IMAGES / f"{name.replace(':', '_')}.tar" for name in names]
-    stamp, told = IMAGES / "product.stamp", digest_of(sources())
-    if not (stamp.exists() and stamp.read_text() == told and all(archive.exists() for archive in archives)):
-        with ImageBuilder() as builder:
-            for name, dockerfile in zip(names, dockerfiles, strict=True):
-                builder.build(name, dockerfile)
-        stamp.write_text(told)
-    return archives
+def images() -> Path:
+    """One archive of all images of services/docker/ and of e2e/stand_ins/, built when their sources have changed."""
+    archive, stamp, told = IMAGES / "images.tar", IMAGES / "images.stamp", digest_of(sources())
+    if archive.exists() and stamp.exists() and stamp.read_text() == told:
+        return archive
+    named = {
+        f"antiphon-{file.name.removesuffix('.Dockerfile')}:{version()}": file
+        for file in DOCKERFILES.glob("*.Dockerfile")
+    }
+    with ImageBuilder() as builder:
+        for name, dockerfile in sorted(named.items()):
+            builder.build(name, dockerfile)
+        folder = ROOT / "e2e/stand_ins"
+        builder.build(STAND_INS, folder / "Dockerfile", folder, ORCHESTRATOR=f"antiphon-orchestrator:{version()}")
+        builder.save(archive, *named, STAND_INS)
+    stamp.write_text(told)
+    return archive
 
 
 if __name__ == "__main__":
-    for built in product_images():
-        print(f"{built} {built.stat().st_size >> 20} MiB")
+    built = images()
+    print(f"{built} {built.stat().st_size >> 20} MiB")

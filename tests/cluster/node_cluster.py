@@ -40,6 +40,7 @@ class NodeCluster(ControlPlane):
 
     CONTEXT = "antiphon-e2e"
     ADDRESS = ADDRESS
+    DEFINITIONS = None  # a chart brings them
 
     def __init__(self, folder: Path = FOLDER) -> None:
         self.namespace = NodeNamespace(folder)
