@@ -61,10 +61,11 @@ format: setup ## Format the code and mend what can be mended
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
-generate: setup ## Generate the wire's code from its .proto files; CRDs and docs/reference from the resources' models
+generate: setup ## Generate the wire's code from its .proto files; CRDs, docs/reference and the chart's schema from the models
 	@cd services && ../$(BIN)/python -m grpc_tools.protoc -I . --python_out=. --pyi_out=. --grpc_python_out=. \
 		antiphon/contracts/v1/*.proto
 	@$(BIN)/python -m antiphon.contracts.resources.generate
+	@$(BIN)/python charts/antiphon/schema.py
 
 bench: setup speech ## Measure what a listener hears; docs/benchmarks.md explains the figures
 	@$(BIN)/antiphon bench $(ARGS)

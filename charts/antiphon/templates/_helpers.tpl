@@ -19,10 +19,15 @@ app.kubernetes.io/managed-by: {{ $root.Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" $root.Chart.Name $root.Chart.Version }}
 {{- end }}
 
-{{/* A whole image name of one of ours: (list . "antiphon-operator"). */}}
+{{/* A whole image name of one of ours: (list . "antiphon-operator"). One with a tag or digest is taken as it is. */}}
 {{- define "antiphon.image" -}}
 {{- $root := index . 0 -}}
-{{ with $root.Values.image.registry }}{{ . | trimSuffix "/" }}/{{ end }}{{ index . 1 }}:{{ $root.Values.image.tag | default $root.Chart.AppVersion }}
+{{- $name := index . 1 -}}
+{{- if regexMatch "[:@]" (regexFind "[^/]*$" $name) -}}
+{{ $name }}
+{{- else -}}
+{{ with $root.Values.image.registry }}{{ . | trimSuffix "/" }}/{{ end }}{{ $name }}:{{ $root.Values.image.tag | default $root.Chart.AppVersion }}
+{{- end -}}
 {{- end }}
 
 {{/* The namespaces that the operator looks after, as {"names": [...]}. */}}
