@@ -22,7 +22,7 @@ from antiphon.conversation.ports import ModelLoading, SpeechAudio, SynthesisRequ
 from antiphon.orchestrator.config import AliasesConfig
 from antiphon.orchestrator.names import Names
 from antiphon.orchestrator.workers.channels import WorkerChannels
-from antiphon.orchestrator.workers.fleet import Choice, Deadlines, Fleet, Wanted
+from antiphon.orchestrator.workers.fleet import Choice, Deadlines, Fleet, Tries, Wanted
 from antiphon.orchestrator.workers.synthesiser import RoutedSynthesiser
 from antiphon.registry.client import open_client
 from antiphon.registry.demand import DemandKeeper
@@ -57,9 +57,9 @@ class CountingFleet(Fleet):
 
     served: Counter[tuple[str, str]]
 
-    def _remember(self, wanted: Wanted, choice: Choice) -> None:
+    def _remember(self, wanted: Wanted, choice: Choice, tries: Tries) -> None:
         self.served[choice.model, choice.candidate.worker] += 1
-        super()._remember(wanted, choice)
+        super()._remember(wanted, choice, tries)
 
 
 class Orchestrator:

@@ -147,3 +147,18 @@ async def test_no_word_is_lost_when_memory_does_not_allow_both_and_two_workers_t
             await callers.spoken_more(NEW_MS)
         print(f"replies by milliseconds a word: {dict(callers.spoken)}; lost: 0")
         assert all(lengths == sorted(lengths) for lengths in heard)
+
+
+async def test_no_word_is_lost_while_a_revision_that_fails_has_half_of_the_weight() -> None:
+    broken = voice("tones", ms_per_word=NEW_MS, memory_mib=30, fail_every=1)
+    async with site() as made, made.worker("w1"):
+        made.writer.set_models([record((OLD, 50), (broken, 50))])
+        made.place("w1", OLD, broken)
+        for spec in (OLD, broken):
+            await made.warm("w1", spec)
+        callers = Callers(made)
+        async with calling(callers) as heard:
+            await callers.spoken_more(OLD_MS, 3 * CALLERS)
+        counted = await made.has("w1", broken, lambda held: held.failed >= 10)
+        assert counted.served == 0 and all(set(lengths) == {OLD_MS} for lengths in heard)
+        print(f"replies: {callers.spoken.total()}; the broken revision failed {counted.failed} times; lost: 0")

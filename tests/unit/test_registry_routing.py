@@ -217,6 +217,15 @@ def test_a_revision_without_weight_takes_nobody_any_more() -> None:
     assert revision(rollout(0, BOTH), "s", digest="new") == "old"
 
 
+def test_a_revision_that_failed_in_this_stream_comes_last() -> None:
+    request = replace(JOE, session_id="s", digest="new")
+    found = [
+        route(replace(request, avoid=avoid), rollout(50, BOTH), rng=random.Random(1))[0].digest
+        for avoid in ((), ("new",), ("old",), ("new", "old"))
+    ]
+    assert found == ["new", "old", "new", "new"]
+
+
 def test_a_revision_that_nobody_holds_yet_keeps_nobody_waiting_while_another_is_held() -> None:
     loading = ResidentModel(name="joe", revision="new", state="loading")
     both = (ResidentModel(name="joe", revision="old", state="warm"), loading)

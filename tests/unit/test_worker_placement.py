@@ -232,6 +232,13 @@ def test_first_audio_is_what_most_of_the_latest_streams_waited() -> None:
     assert tally.first_audio_ms == 95
 
 
+def test_who_gave_up_soon_was_not_failed() -> None:
+    tally = Tally()
+    for waited_s in (0.1, 1.9, 2.5):
+        tally.note_giving_up(waited_s)
+    assert (tally.served, tally.failed) == (0, 1)
+
+
 def record(name: str, **changes: Any) -> ModelRecord:
     return ModelRecord.of(ModelSpec(name=name, task="tts", engine="mock")).model_copy(update=changes)
 

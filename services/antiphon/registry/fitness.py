@@ -55,6 +55,8 @@ class RouteRequest:
     """Decides which revision is taken; empty: chance does."""
     digest: str = ""
     """The revision that served this session before: it keeps it for as long as that has any weight."""
+    avoid: tuple[str, ...] = ()
+    """Revisions that have failed in this stream: looked for last."""
 
 
 def misfit(request: RouteRequest, model: ModelRecord) -> Refusal | None:
@@ -107,7 +109,8 @@ def revisions(request: RouteRequest, model: ModelRecord, rng: random.Random) -> 
             break
     if any(revision.digest == request.digest for revision in newest_first):
         own = request.digest
-    return [digest for digest in dict.fromkeys((own, *(revision.digest for revision in newest_first))) if digest]
+    order = [digest for digest in dict.fromkeys((own, *(revision.digest for revision in newest_first))) if digest]
+    return sorted(order, key=lambda digest: digest in request.avoid)
 
 
 def preference(model: str, worker: str) -> float:

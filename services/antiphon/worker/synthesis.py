@@ -113,6 +113,7 @@ class Synthesis:
         self._put_samples = 0
         self._compute_s = 0.0
         self._first_clause_at: float | None = None
+        self._owed_since: float | None = None
         self._first_audio_ms: float | None = None
 
     # --- control --------------------------------------------------------------------------------------------------
@@ -232,8 +233,13 @@ class Synthesis:
                 await self._hops.run(self._open_voice, model)
                 while (clause := await self._clauses.get()) is not None and not self._leaving:
                     self._put_clauses += 1
+                    self._owed_since = self._owed_since or time.perf_counter()
                     await self._speak_clause(model, clause)
-            except (AntiphonError, asyncio.CancelledError):
+            except asyncio.CancelledError:
+                if self._owed_since is not None and not self._put_samples:
+                    model.tally.note_giving_up(time.perf_counter() - self._owed_since)
+                raise
+            except AntiphonError:
                 raise
             except Exception as error:
                 raise engine_fault(error, model.name) from error

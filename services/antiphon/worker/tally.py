@@ -8,13 +8,16 @@ from antiphon.contracts.errors import AntiphonError, Reason
 LATEST = 100
 """Streams by which first audio is judged."""
 SHARE = 0.95
+PATIENCE_S = 2.0
+"""Callers give a stream about as long to begin."""
 _FAULTS = (Reason.ENGINE_FAULT, Reason.INTERNAL)
 
 
 class Tally:
     """Counts of one loaded model; for the event loop's thread alone.
 
-    A stream that its caller gave up, or that was refused for what its caller asked, counts neither way.
+    A stream that its caller gave up, or that was refused for what its caller asked, counts neither way; but who gave
+    up after having waited for sound for `PATIENCE_S` was failed.
     """
 
     def __init__(self) -> None:
@@ -33,6 +36,11 @@ class Tally:
     def note_first_audio(self, ms: float) -> None:
         """A stream heard its first sound after so long."""
         self._first_audio_ms.append(ms)
+
+    def note_giving_up(self, waited_s: float) -> None:
+        """A caller left after it had waited for the first sound for so long."""
+        if waited_s >= PATIENCE_S:
+            self.failed += 1
 
     def note_end(self, error: Exception | None) -> None:
         """A stream has ended, by this error or well."""

@@ -74,6 +74,8 @@ class Tries:
     last: AntiphonError | None = None
     lacked: bool = False
     """No worker held the model when it was asked for."""
+    avoided: tuple[str, ...] = ()
+    """Revisions that have failed, while there are others."""
     _until: dict[str, float] = field(default_factory=dict)
 
     def progress(self) -> None:
@@ -83,15 +85,23 @@ class Tries:
 
     def failed(self, worker: str, error: AntiphonError, now: float) -> None:
         """Note that this worker failed; it is left alone for as long as it asked, or half a second."""
-        self.failures += 1
-        self.since_s = now if self.since_s is None else self.since_s
-        self.last = error
+        self._note(error, now)
         after_s = AGAIN_S if error.retry_after_ms is None else error.retry_after_ms / 1000
         self._until[worker] = now + after_s
+
+    def failed_by(self, revision: str, error: AntiphonError, now: float) -> None:
+        """Note that this revision failed, whoever holds it: the others come first now."""
+        self._note(error, now)
+        self.avoided += (revision,)
 
     def excluded(self, now: float) -> set[str]:
         """The workers that this stream does not ask now."""
         return {worker for worker, until in self._until.items() if until > now}
+
+    def _note(self, error: AntiphonError, now: float) -> None:
+        self.failures += 1
+        self.since_s = now if self.since_s is None else self.since_s
+        self.last = error
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,10 +190,10 @@ class Fleet:
             except AntiphonError as error:
                 if not _another_may(error):
                     raise
-                self._note_failure(wanted, worker, error, tries)
+                self._note_failure(wanted, choice, error, tries)
             else:
                 self._breakers.answered(worker)
-                self._remember(wanted, choice)
+                self._remember(wanted, choice, tries)
                 return
             finally:
                 self._breakers.undecided(worker)
@@ -246,7 +256,9 @@ class Fleet:
             return known.lease.incarnation if known is not None and known.lease is not None else None
 
         now, last = asyncio.get_running_loop().time(), self._last.get((wanted.session_id, wanted.task), _NOBODY)
-        request = RouteRequest(wanted.task, model, session_id=wanted.session_id, digest=last.digest)
+        request = RouteRequest(
+            wanted.task, model, session_id=wanted.session_id, digest=last.digest, avoid=tries.avoided
+        )
         exclude = tries.excluded(now) | self._loads.refused(model, snapshot)
         for last_resort in (False, True):
             left_alone = self._breakers.left_alone(incarnation, last_resort=last_resort)
@@ -303,8 +315,12 @@ class Fleet:
         request = RouteRequest(wanted.task, model, session_id=wanted.session_id)
         return explain(request, snapshot, exclude=tries.excluded(asyncio.get_running_loop().time()))
 
-    def _note_failure(self, wanted: Wanted, worker: str, error: AntiphonError, tries: Tries) -> None:
-        tries.failed(worker, error, asyncio.get_running_loop().time())
+    def _note_failure(self, wanted: Wanted, choice: Choice, error: AntiphonError, tries: Tries) -> None:
+        worker, revision, now = choice.candidate.worker, choice.candidate.digest, asyncio.get_running_loop().time()
+        if error.reason is Reason.ENGINE_FAULT and self._has_another(choice, tries):
+            tries.failed_by(revision, error, now)
+        else:
+            tries.failed(worker, error, now)
         known = self._reader.snapshot.workers.get(worker)
         if error.reason not in (Reason.WORKER_LOST, Reason.TIMEOUT):
             self._breakers.answered(worker)
@@ -321,11 +337,20 @@ class Fleet:
             },
         )
 
-    def _remember(self, wanted: Wanted, choice: Choice) -> None:
+    def _has_another(self, choice: Choice, tries: Tries) -> bool:
+        """Whether the model has a revision that has not failed in this stream."""
+        model = self._reader.snapshot.models.get(choice.model)
+        known = {each.digest for each in model.revisions if each.weight} if model is not None else set()
+        return bool(known - {choice.candidate.digest, *tries.avoided})
+
+    def _remember(self, wanted: Wanted, choice: Choice, tries: Tries) -> None:
+        """The session keeps this worker, and the revision if it was not only in place of one that failed."""
         if choice.is_fallback:
             return
-        key = (wanted.session_id, wanted.task)
-        self._last[key] = choice.candidate
+        key, candidate = (wanted.session_id, wanted.task), choice.candidate
+        if tries.avoided:
+            candidate = replace(candidate, digest=self._last.get(key, _NOBODY).digest)
+        self._last[key] = candidate
         self._last.move_to_end(key)
         while len(self._last) > SESSIONS:
             self._last.popitem(last=False)
