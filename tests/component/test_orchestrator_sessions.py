@@ -9,12 +9,12 @@ from typing import Any
 import aiohttp
 import pytest
 
-from antiphon.orchestrator import sessions as kept
+from antiphon.orchestrator import holds
 from antiphon.registry.client import open_client
 from antiphon.registry.embedded import EmbeddedValkey
 from antiphon.registry.keys import Keys
 from antiphon.registry.records import RecordReader, SessionRecord
-from antiphon.registry.sessions import SessionStore
+from antiphon.registry.sessions import OWNED_S, SessionStore
 from antiphon.testing.realtime import PATIENCE_S, Server, Talk, serving, silence, talking, tone
 
 pytestmark = pytest.mark.component
@@ -282,6 +282,163 @@ async def test_drain_moves_clients_and_nothing_is_lost() -> None:
                 assert resumed["items"][1]["content"][0]["transcript"] == "one two three four"
 
 
+@contextlib.asynccontextmanager
+async def extended(server: Server, session: str = "") -> AsyncIterator[aiohttp.ClientWebSocketResponse]:
+    """A socket that speaks our extension, to a new session or to this one."""
+    query = f"?session_id={session}" if session else ""
+    async with (
+        aiohttp.ClientSession() as http,
+        http.ws_connect(f"{server.url}/v1/realtime{query}", protocols=("realtime", "antiphon.v1")) as socket,
+    ):
+        yield socket
+
+
+async def event(socket: aiohttp.ClientWebSocketResponse, type_: str) -> Any:
+    async with asyncio.timeout(PATIENCE_S):
+        while (told := await socket.receive()).type is not aiohttp.WSMsgType.CLOSE:
+            if told.type is aiohttp.WSMsgType.TEXT and (body := told.json())["type"] == type_:
+                return body
+    raise AssertionError(f"closed with {socket.close_code} before {type_}")
+
+
+async def ask(socket: aiohttp.ClientWebSocketResponse, text: str) -> None:
+    item = {"type": "message", "role": "user", "content": [{"type": "input_text", "text": text}]}
+    await socket.send_json({"type": "conversation.item.create", "item": item})
+    await socket.send_json({"type": "response.create", "response": {"instructions": "Be brief."}})
+
+
+async def rest_of(socket: aiohttp.ClientWebSocketResponse) -> list[Any]:
+    async with asyncio.timeout(PATIENCE_S):
+        return [json.loads(told.data) async for told in socket if told.type is aiohttp.WSMsgType.TEXT]
+
+
+async def test_a_client_that_asks_again_at_once_is_moved_and_answered_there() -> None:
+    async with EmbeddedValkey() as valkey, serving(registry=valkey.url) as one, serving(registry=valkey.url) as other:
+        async with extended(one) as socket:
+            session = (await event(socket, "session.created"))["session"]["id"]
+            await ask(socket, "hello")
+            await event(socket, "response.created")
+            one.admission.drain()
+            assert (await event(socket, "response.done"))["response"]["status"] == "completed"
+            await ask(socket, "and again")
+            told = [body["type"] for body in await rest_of(socket)]
+            assert socket.close_code == 1012
+            assert told[-1] == "antiphon.session.moving"
+            assert "conversation.item.done" in told
+            assert "response.created" not in told
+        async with extended(other, session) as socket:
+            assert (await event(socket, "antiphon.session.resumed"))["reply_owed"]
+            done = await event(socket, "response.done")
+            assert done["response"]["output"][0]["content"][0]["transcript"] == "one two three four"
+        assert len(one.responder.requests) == len(other.responder.requests) == 1
+        asked = other.responder.requests[0]
+        assert asked.instructions == "Be brief."
+        assert [getattr(item, "text", "") for item in asked.history] == ["hello", "one two three four", "and again"]
+        async with extended(other, session) as socket:
+            assert not (await event(socket, "antiphon.session.resumed"))["reply_owed"]
+
+
+async def test_who_speaks_while_the_server_drains_is_heard_there_and_answered_elsewhere() -> None:
+    async with EmbeddedValkey() as valkey, serving(registry=valkey.url) as one, serving(registry=valkey.url) as other:
+        async with talking(one) as talk:
+            await talk.append(silence(200) + tone(400))
+            await talk.until("input_audio_buffer.speech_started")
+            one.admission.drain()
+            await talk.append(tone(400) + silence(1000))
+            assert await closed(talk) == (1012, "draining")
+            (heard,) = talk.of("conversation.item.input_audio_transcription.completed")
+            assert heard["transcript"] == "what is the time"
+            assert not one.responder.requests
+        async with talking(other, session_id=session_id(talk)) as again:
+            await again.until("response.done")
+        assert [getattr(item, "text", "") for item in other.responder.requests[0].history] == ["what is the time"]
+        assert len(other.responder.requests) == 1
+
+
+async def test_who_only_has_things_written_down_is_moved_between_two_of_them() -> None:
+    async with EmbeddedValkey() as valkey, serving(registry=valkey.url) as one:
+        async with (
+            one.client() as client,
+            client.realtime.connect(extra_query={"intent": "transcription"}) as connection,
+        ):
+            talk = Talk(connection)
+            await talk.until("session.created")
+            one.admission.drain()
+            await talk.append(silence(200) + tone(600) + silence(1000) + tone(100))
+            assert await closed(talk) == (1012, "draining")
+            assert talk.of("conversation.item.input_audio_transcription.completed")
+
+
+async def test_a_client_without_transcripts_kept_is_answered_before_it_is_moved() -> None:
+    config = {"assistants": {"default": {"keep_transcripts": False}}}
+    async with EmbeddedValkey() as valkey, serving(registry=valkey.url, config=config) as one:
+        async with extended(one) as socket:
+            await event(socket, "session.created")
+            one.admission.drain()
+            await ask(socket, "hello")
+            await event(socket, "response.done")
+            assert (await rest_of(socket))[-1]["type"] == "antiphon.session.moving"
+
+
+async def test_whoever_takes_a_session_over_waits_for_the_one_before() -> None:
+    """At once where that one let go, milliseconds where it is told, the bound where it cannot say anything."""
+    async with EmbeddedValkey() as valkey, serving(registry=valkey.url) as one, serving(registry=valkey.url) as other:
+        loop = asyncio.get_running_loop()
+
+        async def first_word_s(server: Server, session: str) -> float:
+            async with extended(server, session) as socket:
+                began_s = loop.time()
+                await ask(socket, "hello")
+                await event(socket, "response.created")
+                return loop.time() - began_s
+
+        async with talking(one) as talk:
+            await talk.say("hello")
+        assert await first_word_s(other, session_id(talk)) < OWNED_S / 2
+        async with talking(one, session_id=session_id(talk)) as talk:
+            await talk.say("I am still here")
+            assert await first_word_s(other, session_id(talk)) < OWNED_S / 2
+            assert await closed(talk) == (1000, "session_taken")
+        async with stored(valkey.url) as store:
+            killed = await store.claim(session_id(talk), "somebody who was killed", 60.0)
+            assert killed is not None and killed.released
+            took_s = await first_word_s(other, session_id(talk))
+            assert OWNED_S - 0.1 < took_s < 2 * OWNED_S
+
+
+async def test_an_owner_that_was_stopped_for_a_while_says_nothing_before_it_has_asked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """And the reply goes on where it was: no word of it is lost."""
+    async with EmbeddedValkey() as valkey, serving("word " * 40, registry=valkey.url) as server:
+        may_ask = asyncio.Event()
+
+        def late(whole: Any) -> Any:
+            async def ask(*told: Any) -> Any:
+                await may_ask.wait()
+                return await whole(*told)
+
+            return ask
+
+        async with extended(server) as socket:
+            await event(socket, "session.created")
+            await ask(socket, "hello")
+            await event(socket, "response.output_audio_transcript.delta")
+            monkeypatch.setattr(SessionStore, "renew", late(SessionStore.renew))
+            monkeypatch.setattr(SessionStore, "save_all", late(SessionStore.save_all))
+            await asyncio.sleep(OWNED_S + 0.1)
+            while True:
+                try:
+                    async with asyncio.timeout(0.2):
+                        await socket.receive()
+                except TimeoutError:
+                    break
+            monkeypatch.undo()
+            may_ask.set()
+            done = await event(socket, "response.done")
+            assert len(done["response"]["output"][0]["content"][0]["transcript"].split()) == 40
+
+
 async def test_stock_client_moves_by_itself() -> None:
     async with EmbeddedValkey() as valkey, serving(registry=valkey.url) as one, serving(registry=valkey.url) as other:
         codes: list[int] = []
@@ -306,7 +463,7 @@ async def test_stock_client_moves_by_itself() -> None:
 
 
 async def test_saving_is_rare_and_never_on_the_way_of_audio(monkeypatch: pytest.MonkeyPatch) -> None:
-    async with EmbeddedValkey() as valkey, serving("word " * 12, registry=valkey.url) as server:
+    async with EmbeddedValkey() as valkey, serving("word " * 40, registry=valkey.url) as server:
         saves: list[float] = []
         whole = SessionStore.save_all
 
@@ -322,7 +479,7 @@ async def test_saving_is_rare_and_never_on_the_way_of_audio(monkeypatch: pytest.
             await talk.until("response.done")
             took = len(saves)
         reply_s = len(talk.of("response.output_audio.delta")) * 0.02
-        assert took <= 5 + reply_s / kept.SAVE_S
+        assert took <= 5 + reply_s / holds.SAVE_S
 
 
 async def test_a_session_that_is_too_long_is_not_written_and_goes_on_here() -> None:

@@ -52,6 +52,9 @@ class SimulatedRedis:
         self.up = True
         self.slow = False
         self.cut: set[str] = set()
+        self.frozen: set[str] = set()
+        """Parties whose processes are stopped: what they said arrives, what they are told waits."""
+        self.thawed = asyncio.Event()
         self.saved: list[tuple[str, str, int]] = []  # accepted saves since it was empty: session, owner, epoch
         self.appended = asyncio.Event()
         self.empty()
@@ -61,6 +64,12 @@ class SimulatedRedis:
         self.strings: dict[str, tuple[bytes, float]] = {}
         self.streams: dict[str, list[tuple[int, Fields]]] = {}
         self.saved.clear()
+
+    def thaw(self) -> None:
+        """Every process runs again."""
+        self.frozen.clear()
+        self.thawed.set()
+        self.thawed = asyncio.Event()
 
     def connect(self, name: str) -> Callable[..., "SimulatedClient"]:
         """Opens clients of one party, whose network can be cut by its name."""
@@ -90,6 +99,9 @@ class SimulatedRedis:
 
     def xrevrange(self, key: str, count: int = 1) -> list[tuple[bytes, Fields]]:
         return [(f"0-{number}".encode(), fields) for number, fields in self.streams.get(key, [])[-count:]]
+
+    def pexpire(self, key: str, ttl_ms: int) -> None:
+        """Nothing expires within a simulation's time."""
 
     def xadd(self, key: str, **fields: str) -> None:
         stream = self.streams.setdefault(key, [])
@@ -177,17 +189,18 @@ class SimulatedRedis:
         record = self._hget(keys[0], "record")
         if not record:
             return None
-        epoch = str(int(self._hget(keys[0], "epoch", "0")) + 1)
+        before = self._hget(keys[0], "epoch", "0")
+        released, epoch = int(self._hget(keys[0], "released") == before), str(int(before) + 1)
         self._hset(keys[0], owner=owner, epoch=epoch)
         self.xadd(keys[1], session=session, owner=owner, epoch=epoch)
-        return [epoch.encode(), record.encode()]
+        return [epoch.encode(), record.encode(), released]
 
     def save_session(self, keys: list[str], arguments: list[str]) -> int:
-        owner, epoch, record, _ = arguments
+        owner, epoch, record, _, released = arguments
         stands, held_by = int(self._hget(keys[0], "epoch", "0")), self._hget(keys[0], "owner")
         if stands > int(epoch) or (stands == int(epoch) and held_by != owner):
             return 0
-        self._hset(keys[0], owner=owner, epoch=epoch, record=record)
+        self._hset(keys[0], owner=owner, epoch=epoch, record=record, released=epoch if released == "1" else "")
         self.saved.append((keys[0], owner, int(epoch)))
         return 1
 
@@ -227,6 +240,13 @@ class SimulatedClient:
     async def hmget(self, key: str, names: list[str]) -> Any:
         return await self._call(lambda: self.server.hmget(key, names))
 
+    async def xrevrange(self, key: str, count: int) -> Any:
+        return await self._call(lambda: self.server.xrevrange(key, count))
+
+    async def xadd(self, key: str, fields: dict[str, Any], **_: Any) -> None:
+        told = {name: str(value) for name, value in fields.items()}
+        await self._call(lambda: self.server.xadd(key, **told))
+
     async def xread(self, positions: dict[str, str], count: int, block: int) -> Any:
         async def blocked() -> list[Any]:
             with contextlib.suppress(asyncio.TimeoutError):
@@ -238,6 +258,7 @@ class SimulatedClient:
 
         await self._call(lambda: None)
         found = await blocked()
+        await self._running()
         self._reachable()
         await asyncio.sleep(self._delay_s())
         return found
@@ -249,6 +270,17 @@ class SimulatedClient:
         return
 
     async def _call(self, run: Callable[[], Any]) -> Any:
+        try:
+            await self._running()
+            return await self._exchange(run)
+        finally:
+            await self._running()
+
+    async def _running(self) -> None:
+        while self.name in self.server.frozen:
+            await self.server.thawed.wait()
+
+    async def _exchange(self, run: Callable[[], Any]) -> Any:
         if not self.server.up:
             raise ConnectionError
         delay_s = self._delay_s()

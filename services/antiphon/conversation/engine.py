@@ -68,7 +68,9 @@ class Conversation:
         vad: VadStream,
         emit: Callable[[events.Event], None],
         history: Iterable[Item] = (),
+        owed: ResponseOptions | None = None,
     ) -> None:
+        """`history` and `owed`: of a conversation that began elsewhere, what was said, and what is to be answered."""
         turns = settings.turns
         self._settings = settings
         self._ports = ports
@@ -93,6 +95,10 @@ class Conversation:
         """Utterances whose turn is over and whose transcript is still to come."""
         self._respond_next: ResponseOptions | None = None
         """Asked for while it could not begin yet."""
+        self._asked = ResponseOptions()
+        """What the live reply was asked to be."""
+        self._owed = owed or self._unanswered()
+        self._leaving = False
         self._asked_at_ms = 0.0
         self._tasks: asyncio.TaskGroup | None = None
         self._closing = asyncio.Event()
@@ -125,9 +131,11 @@ class Conversation:
                     tasks.create_task(self._watch_silence(), name="watch-silence"),
                     tasks.create_task(self._watch_limits(), name="watch-limits"),
                 ]
-                if self._reply_is_owed():
-                    self.respond(ResponseOptions())
+                owed, self._owed = self._owed, None
+                if owed is not None:
+                    self.respond(owed)
                 await self._closing.wait()
+                self._owed = self.owed
                 self._drop_utterance()
                 self._floor.stop("client_cancelled")
                 for utterance in self._awaited:
@@ -143,11 +151,24 @@ class Conversation:
         """End the conversation. Idempotent; may be called before `run`."""
         self._closing.set()
 
-    def _reply_is_owed(self) -> bool:
-        """Whether the user spoke last in the history that this began with: the reply was lost on the way here."""
+    def leave(self) -> None:
+        """Begin no reply from now on: the next one that is asked for becomes `owed`, and `ReplyOwed` says so."""
+        self._leaving = True
+        self._floor.discard_speculation()
+
+    @property
+    def owed(self) -> ResponseOptions | None:
+        """The reply that was asked for and of which nothing was heard: for whoever goes on with the conversation."""
+        live = self._floor.live
+        if live is not None:
+            return None if live.begun else self._asked
+        return self._owed
+
+    def _unanswered(self) -> ResponseOptions | None:
+        """What is owed when the user spoke last in the history that this began with: the reply was lost on the way."""
         turns, last = self._settings.turns, next(reversed(self._history.snapshot()), None)
         spoke = isinstance(last, Message) and last.role == "user" and last.spoken and bool(last.text)
-        return spoke and turns.detect and turns.create_response
+        return ResponseOptions() if spoke and turns.detect and turns.create_response else None
 
     def update(self, settings: ConversationSettings) -> None:
         """Take new settings: the next utterance and the next reply use them.
@@ -451,7 +472,7 @@ class Conversation:
         """Begin the reply while it is not decided that the user has finished."""
         text = transcript.text.strip()
         self._floor.discard_speculation()
-        if text and self._settings.turns.create_response and not self._awaited:
+        if text and self._settings.turns.create_response and not self._awaited and not self._leaving:
             said = Message(utterance.item_id, "user", text, spoken=True)
             self._floor.speculate(self._settings, (*self._history.snapshot(), said), utterance.timeline)
 
@@ -460,9 +481,16 @@ class Conversation:
         if self._floor.live is not None:
             self._respond_next = asked or ResponseOptions()
             return
+        if self._leaving:
+            return self._owe(asked or ResponseOptions())
         self._go(State.THINKING)
+        self._asked = asked or ResponseOptions()
         if asked is not None or not self._floor.commit_speculation():
-            self._floor.reply(self._settings, asked or ResponseOptions(), utterance.timeline)
+            self._floor.reply(self._settings, self._asked, utterance.timeline)
+
+    def _owe(self, options: ResponseOptions) -> None:
+        self._owed = options
+        self._emit(events.ReplyOwed())
 
     def _respond_or_rest(self, timeline: Timeline) -> None:
         """A turn is over: answer what came meanwhile, or wait."""
@@ -522,7 +550,10 @@ class Conversation:
         if self._awaited:  # what the user just said belongs to what is answered
             self._respond_next = options
             return
+        if self._leaving:
+            return self._owe(options)
         self._go(State.THINKING)
+        self._asked = options
         self._floor.reply(self._settings, options, Timeline(new_id("turn")))
 
     def cancel_response(self, response_id: str | None = None) -> None:

@@ -302,6 +302,11 @@ class Problem:
 
 
 @dataclass(frozen=True, slots=True)
+class ReplyOwed:
+    """A reply was asked for that is for somebody else to give: this conversation is being left."""
+
+
+@dataclass(frozen=True, slots=True)
 class Loading:
     """No worker held the model that this turn asked for; it is being loaded."""
 
@@ -345,5 +350,6 @@ Event = (
     | LimitNear
     | ConversationEnded
     | Problem
+    | ReplyOwed
     | Loading
 )

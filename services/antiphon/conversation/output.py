@@ -48,6 +48,11 @@ class Output:
         """Whether the world knows of it."""
         return self._withheld is None
 
+    @property
+    def is_begun(self) -> bool:
+        """Whether the world knows of anything in it."""
+        return self.is_shown and bool(self._items)
+
     def commit(self) -> None:
         """Show what waited, and from now on everything at once."""
         withheld, self._withheld = self._withheld or [], None

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from antiphon.contracts.frames import FRAME_MS, frame_bytes, frame_samples
-from antiphon.conversation.ports import Clock
+from antiphon.conversation.ports import Clock, Ownership
 
 _FRAME_S = FRAME_MS / 1000
 
@@ -20,9 +20,12 @@ class Playout:
     came too late, the listener starts anew. Nothing is ever sent that could have been taken back earlier.
     """
 
-    def __init__(self, clock: Clock, rate_hz: int, lead_ms: int, send: Callable[[bytes, int], None]) -> None:
+    def __init__(
+        self, clock: Clock, ownership: Ownership, rate_hz: int, lead_ms: int, send: Callable[[bytes, int], None]
+    ) -> None:
         """`send` is called with a frame and the position, in samples, of its first sample; it must not block."""
         self._clock = clock
+        self._ownership = ownership
         self._rate_hz = rate_hz
         self._lead_s = lead_ms / 1000
         self._send = send
@@ -89,7 +92,7 @@ class Playout:
                 return
             self._listener_end = max(self._listener_end, self._clock.now())
             await self._clock.sleep_until(self._listener_end - self._lead_s)
-            if self._paused or not self._queue:
+            if self._paused or not self._queue or not self._ownership.confirmed:
                 continue
             frame = self._shaped(self._queue.popleft())
             self._listener_end += _FRAME_S
@@ -101,6 +104,7 @@ class Playout:
         while self._paused or not (self._queue or self._finished):
             self._changed.clear()
             await self._changed.wait()
+        await self._ownership.wait_confirmed()
 
     def _shaped(self, frame: bytes) -> bytes:
         if self._gain == self._target_gain == 1.0:

@@ -316,6 +316,28 @@ class Responder(Protocol):
         ...
 
 
+class Ownership(Protocol):
+    """Whether the conversation is ours to answer in: another process may go on with it, and never do both answer."""
+
+    @property
+    def confirmed(self) -> bool:
+        """Whether it may be answered in now."""
+        ...
+
+    async def wait_confirmed(self) -> None:
+        """Wait until it may be; for ever when it is another's."""
+        ...
+
+
+class Alone:
+    """A conversation that nobody else could go on with."""
+
+    confirmed = True
+
+    async def wait_confirmed(self) -> None:
+        """Return at once."""
+
+
 @dataclass(frozen=True, slots=True)
 class Ports:
     """All that a conversation needs."""
@@ -324,3 +346,4 @@ class Ports:
     synthesiser: Synthesiser
     responder: Responder
     clock: Clock = field(default_factory=LoopClock)
+    ownership: Ownership = field(default_factory=Alone)

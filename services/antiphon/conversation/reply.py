@@ -75,6 +75,7 @@ class Reply:
         self._plan = plan
         self._ports = ports
         self._on_audible = on_audible
+        self._decided = asyncio.Event()
         self._committed = asyncio.Event()
         self._output = Output(self.id, history, emit, audio=plan.synthesis is not None, metadata=plan.metadata)
         self._spoken = SpokenText()
@@ -87,7 +88,7 @@ class Reply:
         self._voice_failed = False
         self._paused = False
         rate_hz = plan.synthesis.sample_rate_hz if plan.synthesis else 24_000
-        self._playout = Playout(ports.clock, rate_hz, plan.lead_ms, self._send_frame)
+        self._playout = Playout(ports.clock, ports.ownership, rate_hz, plan.lead_ms, self._send_frame)
         self._rate_hz = rate_hz
 
     # --- driven by the conversation ---------------------------------------------------------------------------------
@@ -103,9 +104,15 @@ class Reply:
         return self._playout.sent_samples
 
     def commit(self) -> None:
-        """The turn is decided for this reply: show what waited, and let it sound."""
-        self._output.commit()
-        self._committed.set()
+        """The turn is decided for this reply: show what waited, and let it sound, once that is ours to do."""
+        self._decided.set()
+        if self._ports.ownership.confirmed:
+            self._appear()
+
+    @property
+    def begun(self) -> bool:
+        """Whether the world knows of anything in it."""
+        return self._output.is_begun
 
     def set_gain_db(self, gain_db: float) -> None:
         """Lower or restore the voice, without a click."""
@@ -158,12 +165,23 @@ class Reply:
                 if self._plan.synthesis is not None:
                     tasks.create_task(self._speak(), name="speak")
                     tasks.create_task(self._play(), name="play")
-                else:
-                    tasks.create_task(self._committed.wait(), name="commit")
+                tasks.create_task(self._commit(), name="commit")
+            await self._ports.ownership.wait_confirmed()
             if not self.done:
                 self._end()
         finally:
             await self._close_stream()
+
+    async def _commit(self) -> None:
+        await self._decided.wait()
+        await self._ports.ownership.wait_confirmed()
+        if not self.done:
+            self._appear()
+
+    def _appear(self) -> None:
+        if not self._output.is_shown:
+            self._output.commit()
+            self._committed.set()
 
     # --- thinking ---------------------------------------------------------------------------------------------------
 
@@ -175,6 +193,8 @@ class Reply:
                     if self.timeline.first_token is None:
                         self.timeline.first_token = self._ports.clock.now()
                         start.reschedule(None)
+                    if self._output.is_shown:
+                        await self._ports.ownership.wait_confirmed()
                     self._take(part)
         except TimeoutError:
             self._apologise(AntiphonError(Reason.TIMEOUT, "The responder did not begin to answer in time."))
@@ -184,6 +204,8 @@ class Reply:
             aclose = getattr(parts, "aclose", None)
             if aclose is not None:
                 await aclose()
+        if self._output.is_shown:
+            await self._ports.ownership.wait_confirmed()
         if self._error is None:
             self._output.finish_calls()
         if self._stream is not None:

@@ -62,7 +62,10 @@ class Keys:
 
     @property
     def claims(self) -> str:
-        """Stream of sessions that changed hands: `session`, `owner`, `epoch`; numbered as the others."""
+        """Stream of sessions that changed hands: `session`, `owner`, `epoch`; numbered as the others.
+
+        With `stopped`: that owner does not answer any more.
+        """
         return self._key("claims")
 
     def lease(self, worker: str) -> str:
@@ -70,7 +73,7 @@ class Keys:
         return self._key(f"lease:{worker}")
 
     def session(self, session_id: str) -> str:
-        """Hash of its owner's: `owner`, `epoch`, `record` (a `SessionRecord`); expires."""
+        """Hash of its owner's: `owner`, `epoch`, `released`, `record` (a `SessionRecord`); expires."""
         return self._key(f"session:{session_id}")
 
     def demand(self, model: str) -> str:

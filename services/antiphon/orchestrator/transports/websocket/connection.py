@@ -3,7 +3,7 @@
 import asyncio
 import json
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from aiohttp import WSMessage, WSMsgType, web
 
@@ -15,9 +15,9 @@ from antiphon.conversation.items import new_id
 from antiphon.conversation.states import State
 from antiphon.orchestrator.admission import EventRate
 from antiphon.orchestrator.context import Context
-from antiphon.orchestrator.sessions import Content, Hold
+from antiphon.orchestrator.holds import Content, Hold
 from antiphon.orchestrator.transports.websocket import binary
-from antiphon.orchestrator.transports.websocket.client_events import InvalidEvent, decode
+from antiphon.orchestrator.transports.websocket.client_events import AppendAudio, InvalidEvent, decode
 from antiphon.orchestrator.transports.websocket.commands import Commands
 from antiphon.orchestrator.transports.websocket.item_json import item_json
 from antiphon.orchestrator.transports.websocket.outbox import Outbox, Outgoing
@@ -30,6 +30,7 @@ from antiphon.orchestrator.transports.websocket.server_events import (
 from antiphon.orchestrator.transports.websocket.session_record import (
     history_json,
     items_of,
+    owed_of,
     settings_json,
 )
 from antiphon.orchestrator.transports.websocket.session_resource import SessionResource
@@ -76,14 +77,17 @@ class Connection:
         self._over = asyncio.Event()
         self._resting = asyncio.Event()
         self._resting.set()
+        self._leaving = False
         self._turns = 0
+        """And whatever else the client asked for: grows while it does not rest."""
         self._reply_generation = 0
         self._reply_item = ""
         self._shown: dict[str, str] = {}
         """What the client was given of the latest reply's words."""
         self._hold = hold
-        history = items_of(hold.record.history)
-        self._conversation = Conversation(session.settings, context.ports(session.assistant), vad, self._tell, history)
+        history, owed = items_of(hold.record.history), owed_of(hold.record)
+        ports = replace(context.ports(session.assistant), ownership=hold)
+        self._conversation = Conversation(session.settings, ports, vad, self._tell, history, owed)
         self._commands = Commands(self._conversation, session, self._send)
         self._translator = ServerEvents(lambda: self._commands.session, new_id("conv"), extended=session.extended)
         self._fields = {"session_id": session.settings.session_id, "assistant": session.assistant}
@@ -127,7 +131,8 @@ class Connection:
         if self._hold.resumed and session.extended:
             heard = session.settings.transcription
             items = [item_json(item, transcription=heard) for item in self._conversation.history]
-            self._send(server_event("antiphon.session.resumed", items=items))
+            owed = self._conversation.owed is not None
+            self._send(server_event("antiphon.session.resumed", items=items, reply_owed=owed))
 
     # --- from the client ----------------------------------------------------------------------------------------------
 
@@ -151,6 +156,7 @@ class Connection:
             if message.type is WSMsgType.TEXT:
                 event = decode(message.data)
                 event_id, before = event.event_id, self._commands.session
+                self._turns += not isinstance(event, AppendAudio)
                 await self._commands.execute(event)
                 if self._commands.session is not before:
                     self._hold.changed(settled=True)
@@ -176,8 +182,10 @@ class Connection:
                 return self._play(event)
             case events.ItemTruncated(item_id=item_id) if item_id == self._reply_item:
                 self._outbox.void(self._reply_generation)
-            case events.StateChanged(new=State.IDLE):
+            case events.StateChanged(old, State.IDLE):
                 self._resting.set()
+                if self._leaving and old is State.THINKING and self._commands.session.kind == "transcription":
+                    self._end(DRAINED)  # it is said and written down, and no reply will give a rest
             case events.StateChanged():
                 self._turns += self._resting.is_set()
                 self._resting.clear()
@@ -191,6 +199,8 @@ class Connection:
             case events.Problem(error, source):
                 self._metrics.errors.labels(error.reason.value).inc()
                 logger.warning("problem", extra={**self._fields, "source": source, "reason": error.reason.value})
+            case events.ReplyOwed():
+                return self._end(DRAINED)
             case events.ConversationEnded(reason):
                 if reason != "closed":
                     self._end(EXPIRED)
@@ -238,14 +248,22 @@ class Connection:
     def _content(self) -> Content:
         """What another connection would need to go on with this session."""
         history = self._conversation.history if self._hold.record.transcripts_kept else ()
-        return settings_json(self._commands.session), history_json(history, self._shown)
+        owed = self._conversation.owed if self._hold.record.transcripts_kept else None
+        return settings_json(self._commands.session, owed), history_json(history, self._shown)
 
     def _keep(self, event: events.Event) -> None:
         """Have written what an event has changed."""
         match event:
             case events.StateChanged() | events.TranscriptPartial():
                 pass
-            case events.ItemDone() | events.ItemDeleted() | events.ItemTruncated() | events.TurnCompleted():
+            case (
+                events.ItemDone()
+                | events.ItemDeleted()
+                | events.ItemTruncated()
+                | events.TurnCompleted()
+                | events.OutputMessageStarted()  # from now on no reply is owed
+                | events.FunctionCallStarted()
+            ):
                 self._hold.changed(settled=True)
             case _:
                 self._hold.changed()
@@ -258,8 +276,14 @@ class Connection:
     # --- the end ------------------------------------------------------------------------------------------------------
 
     async def _drain(self) -> None:
-        """When the process is told to go: let the turn end, then send the client elsewhere."""
+        """When the process is told to go: let the turn end, then send the client elsewhere.
+
+        What it asks for meanwhile is answered there: some clients never rest.
+        """
         await self._context.admission.wait_draining()
+        if self._hold.resume_s and self._hold.record.transcripts_kept:
+            self._leaving = True
+            self._conversation.leave()
         while True:
             await self._resting.wait()
             turns = self._turns

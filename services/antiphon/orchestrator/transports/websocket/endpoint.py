@@ -13,7 +13,8 @@ from antiphon.orchestrator.api_errors import error_response
 from antiphon.orchestrator.auth import REALTIME_PATH, KeyRing, offered_subprotocols
 from antiphon.orchestrator.config import DEFAULT
 from antiphon.orchestrator.context import Context
-from antiphon.orchestrator.sessions import Hold, new_session_id
+from antiphon.orchestrator.holds import Hold
+from antiphon.orchestrator.sessions import new_session_id
 from antiphon.orchestrator.transports.websocket.binary import SUBPROTOCOL
 from antiphon.orchestrator.transports.websocket.connection import CLOSE_S, Connection
 from antiphon.orchestrator.transports.websocket.server_events import error_event

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from antiphon.contracts.errors import AntiphonError, Reason
 from antiphon.conversation.items import Item, Message
-from antiphon.conversation.settings import ConversationSettings
+from antiphon.conversation.settings import ConversationSettings, ResponseOptions
 from antiphon.orchestrator.transports.websocket.formats import AudioFormat, FormatType
 from antiphon.orchestrator.transports.websocket.session_resource import REALTIME_RATE_HZ, Names, SessionResource
 from antiphon.registry.records import SessionRecord
@@ -31,15 +31,17 @@ class _Settings(BaseModel):
     input: FormatType
     output: FormatType
     conversation: ConversationSettings
+    owed: ResponseOptions | None = None
 
 
-def settings_json(session: SessionResource) -> dict[str, Any]:
-    """What is in force."""
+def settings_json(session: SessionResource, owed: ResponseOptions | None = None) -> dict[str, Any]:
+    """What is in force, and the reply that is to be given yet."""
     kept = _Settings(
         kind=session.kind,
         input=session.input_format.type,
         output=session.output_format.type,
         conversation=session.settings,
+        owed=owed,
     )
     return kept.model_dump(mode="json")
 
@@ -100,6 +102,14 @@ def session_of(record: SessionRecord, names: Names, *, extended: bool) -> Sessio
         input_format=AudioFormat(kept.input, settings.input_rate_hz),
         output_format=AudioFormat(kept.output, settings.output_rate_hz),
     )
+
+
+def owed_of(record: SessionRecord) -> ResponseOptions | None:
+    """The reply that whoever goes on with the session is to give."""
+    try:
+        return _Settings.model_validate(record.settings).owed
+    except ValidationError:
+        return None  # a new session, or one that `session_of` has refused
 
 
 def items_of(history: Sequence[Mapping[str, Any]]) -> tuple[Item, ...]:
