@@ -202,7 +202,7 @@ class Cluster:
         event = {
             "apiVersion": "events.k8s.io/v1",
             "kind": "Event",
-            "metadata": {"generateName": f"{metadata['name'][:200]}.", "namespace": metadata["namespace"]},
+            "metadata": {"generateName": f"{metadata['name'][:200]}-", "namespace": metadata["namespace"]},
             "eventTime": now.isoformat(timespec="microseconds").replace("+00:00", "Z"),
             "reportingController": "antiphon.dev/operator",
             "reportingInstance": os.environ.get("HOSTNAME", FIELD_MANAGER)[:128] or FIELD_MANAGER,

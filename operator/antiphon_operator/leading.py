@@ -4,13 +4,16 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 
+from antiphon.contracts.errors import AntiphonError
 from antiphon_operator.config import OperatorConfig
 from antiphon_operator.context import Context
 from antiphon_operator.kube import ApiError, Cluster
 from antiphon_operator.metrics import OperatorMetrics
+from antiphon_operator.models import reconcile_model, reconcile_registry
 from antiphon_operator.pools import reconcile_pool
 from antiphon_operator.queueing import Key, WorkQueue
 from antiphon_operator.status import StatusWriter
+from antiphon_operator.sync import Registries
 from antiphon_operator.world import KINDS, World
 
 COMPARE_S = 30.0
@@ -21,7 +24,11 @@ AT_ONCE = 16
 logger = logging.getLogger(__name__)
 
 Reconcile = Callable[[Context, str, str], Awaitable[None]]
-RECONCILE: Mapping[str, Reconcile] = {"WorkerPool": reconcile_pool}
+RECONCILE: Mapping[str, Reconcile] = {
+    "Registry": reconcile_registry,
+    "WorkerPool": reconcile_pool,
+    "VoiceModel": reconcile_model,
+}
 
 
 class Leader:
@@ -51,26 +58,37 @@ class Leader:
 
         Args:
             term: How often the leadership changed hands: the registry's epoch is higher.
+
+        Returns when another writer has claimed a registry: whoever leads is somebody else.
         """
         self.compared.clear()
         self._metrics.leader.set(1)
         try:
             await self._compare()
             self.compared.set()
+            await self._lead(term)
+        except* AntiphonError as group:
+            logger.error(
+                "leading no more: another writer has claimed a registry", extra={"cause": str(group.exceptions[0])}
+            )
+        finally:
+            self._metrics.leader.set(0)
+            self.compared.clear()
+
+    async def _lead(self, term: int) -> None:
+        clock = asyncio.get_running_loop().time
+        async with Registries(self._config.redis_url.get_secret_value(), term, self._queue) as registries:
             await self._work(
                 Context(
                     config=self._config,
                     world=self._world,
                     cluster=self._cluster,
                     queue=self._queue,
-                    registries={},
-                    statuses=StatusWriter(self._cluster, self._world, self._queue, asyncio.get_running_loop().time),
-                    clock=asyncio.get_running_loop().time,
+                    registries=registries,
+                    statuses=StatusWriter(self._cluster, self._world, self._queue, clock),
+                    clock=clock,
                 )
             )
-        finally:
-            self._metrics.leader.set(0)
-            self.compared.clear()
 
     async def _work(self, context: Context) -> None:
         async with asyncio.TaskGroup() as tasks:
