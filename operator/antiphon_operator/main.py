@@ -85,6 +85,8 @@ async def _until_told(config: OperatorConfig, world: World, election: Election, 
     watches = asyncio.create_task(
         kopf.operator(
             registry=listen(world),
+            # Its own would be made of the user's name, and a pod's user has none.
+            identity=election.identity,  # type: ignore[arg-type]
             standalone=True,
             clusterwide=not config.namespaces,
             namespaces=config.namespaces,
@@ -94,7 +96,9 @@ async def _until_told(config: OperatorConfig, world: World, election: Election, 
         name="watches",
     )
     stopped = asyncio.create_task(stop.wait(), name="stopped")
-    await watching.wait()
+    begun = asyncio.create_task(watching.wait(), name="watching")
+    await asyncio.wait({begun, watches}, return_when=asyncio.FIRST_COMPLETED)
+    begun.cancel()
     # After kopf has set its own: leadership is given back before the watches end, not after.
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
