@@ -6,6 +6,7 @@ import logging
 import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import redis.asyncio as redis
 from redis.exceptions import RedisError
@@ -28,17 +29,14 @@ _HASHES = "local hashes = {" + ", ".join(f"{kind} = KEYS[{at}]" for at, kind in 
 # KEYS: meta, changes, then one hash a kind.
 # ARGV: nonce, floor, format, entries to keep, sequence, the epoch that was seen, then (kind, name, value)s.
 # Claims the registry under a new epoch, and replaces all that stood there. Returns the epoch; 'changed' when another
-# writer came first. What comes late, after something that this writer sent after it, changes nothing.
+# claim came first. Each claim has a nonce of its own: one that comes late, into a registry that was emptied meanwhile,
+# is not taken for what its writer has said since.
 _CLAIM = (
     _HASHES
     + """
 local epoch = tonumber(redis.call('HGET', KEYS[1], 'epoch') or '0') or 0
-if redis.call('HGET', KEYS[1], 'nonce') == ARGV[1] then
-  if tonumber(redis.call('HGET', KEYS[1], 'sequence')) >= tonumber(ARGV[5]) then return 'changed' end
-else
-  if epoch ~= tonumber(ARGV[6]) then return 'changed' end
-  epoch = math.max(epoch, tonumber(ARGV[2])) + 1
-end
+if epoch ~= tonumber(ARGV[6]) then return 'changed' end
+epoch = math.max(epoch, tonumber(ARGV[2])) + 1
 for _, key in pairs(hashes) do redis.call('DEL', key) end
 redis.call('HSET', KEYS[1], 'nonce', ARGV[1], 'epoch', string.format('%.0f', epoch), 'format', ARGV[3],
   'sequence', ARGV[5])
@@ -102,7 +100,9 @@ class RegistryWriter:
         self._tail: redis.Redis = connect(redis_url, namespace=namespace, block_s=BEAT_S)
         self._keys = Keys(namespace)
         self._floor = int(time.time()) if epoch_floor is None else epoch_floor
-        self._nonce = uuid.uuid4().hex
+        self._id = uuid.uuid4().hex
+        self._claims = 0
+        self._nonce = ""
         self._sequence = 0
         self._restoring = False
         self._epoch = 0
@@ -227,8 +227,7 @@ class RegistryWriter:
             raise self._deposed()
         if answer == b"lost":
             logger.warning("registry came back empty: writing all of it again", extra={"epoch": self._epoch})
-            self._nonce, self._floor, self._restoring = uuid.uuid4().hex, self._epoch - 1, True
-            self._epoch = 0
+            self._floor, self._restoring, self._epoch = self._epoch - 1, True, 0
             await self._claim(desired)
         elif answer == b"written":
             self._written = desired
@@ -252,10 +251,14 @@ class RegistryWriter:
 
     async def _claim(self, desired: _Contents) -> None:
         """Make the registry ours; what is not done when this returns is done at the next beat."""
-        nonce, seen = await self._client.hmget(self._keys.meta, ["nonce", "epoch"])
+        meta: list[Any] = await self._client.hmget(self._keys.meta, ["nonce", "epoch"])
+        nonce, seen = meta
         stands = int(seen) if seen and seen.isdigit() else 0
-        if self._restoring and nonce != self._nonce.encode() and stands > self._floor + 1:
+        is_own = nonce is not None and nonce.startswith(self._id.encode())
+        if self._restoring and not is_own and stands > self._floor + 1:
             raise self._deposed()
+        self._claims += 1
+        self._nonce = f"{self._id}-{self._claims}"
         answer = await self._script(_CLAIM, self._floor, stands, desired)
         if answer == b"changed":
             self._changed.set()
