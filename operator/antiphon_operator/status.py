@@ -95,7 +95,7 @@ class StatusWriter:
             return self._settles_s(uid, [f"{each['type']} {each['reason']}" for each in said["conditions"]]) - now
         self._first.pop(uid, None)
         last_s = self._not_before_s.get(uid, now) - BETWEEN_S
-        little = _is_said({name: value for name, value in said.items() if name not in numbers}, before)
+        little = _is_said(_without(numbers, said), _without(numbers, before))
         return last_s + (BETWEEN_NUMBERS_S if little and uid in self._not_before_s else BETWEEN_S) - now
 
     def _settles_s(self, uid: str, said: list[str]) -> float:
@@ -124,3 +124,7 @@ class StatusWriter:
 def _is_said(status: Mapping[str, Any], before: Mapping[str, Any]) -> bool:
     """Whether all of it stands there, and nothing of what is said no more (a default of the schema is nothing)."""
     return is_so(status, before) and not any(value for name, value in before.items() if name not in status)
+
+
+def _without(names: frozenset[str], status: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in status.items() if name not in names}
