@@ -41,6 +41,12 @@ Url = Annotated[
 Key = Annotated[str, typer.Option(help="API key, where the server wants one.", envvar="ANTIPHON_API_KEY")]
 DataDir = Annotated[Path, typer.Option(help="Where models, logs and notes are kept.", envvar="ANTIPHON_DATA_DIR")]
 Redis = Annotated[str | None, typer.Option(help="The registry, as redis://host:port/0. Default: a private one.")]
+Registry = Annotated[
+    str | None, typer.Option("--redis", help="The registry. Default: this machine's.", envvar="ANTIPHON_REDIS_URL")
+]
+Namespace = Annotated[
+    str, typer.Option(help="Of the registry given by --redis; in a cluster, the pods'.", envvar="ANTIPHON_NAMESPACE")
+]
 Host = Annotated[str | None, typer.Option(help="Address to listen on; beyond this machine it needs API keys.")]
 Port = Annotated[int | None, typer.Option(min=0, max=65_535, help="Port to listen on. Default: 8080; 0: any free one.")]
 Config = Annotated[
@@ -207,11 +213,17 @@ def transcribe(
         "antiphon models --json --redis redis://127.0.0.1:6379/0",
     ),
 )
-def models(watch: Watch = False, json: Json = False, redis: Redis = None, data_dir: DataDir = DATA_DIR) -> None:
+def models(
+    watch: Watch = False,
+    json: Json = False,
+    redis: Registry = None,
+    namespace: Namespace = "default",
+    data_dir: DataDir = DATA_DIR,
+) -> None:
     """List the models, and on how many workers each is loaded."""
     from antiphon.cli.tables import model_rows, show
 
-    _until_told(show(_registry(redis, data_dir), model_rows, watch=watch, as_json=json))
+    _until_told(show(_registry(redis, namespace, data_dir), model_rows, watch=watch, as_json=json))
 
 
 @app.command(
@@ -221,11 +233,17 @@ def models(watch: Watch = False, json: Json = False, redis: Redis = None, data_d
         "antiphon workers --watch",
     ),
 )
-def workers(watch: Watch = False, json: Json = False, redis: Redis = None, data_dir: DataDir = DATA_DIR) -> None:
+def workers(
+    watch: Watch = False,
+    json: Json = False,
+    redis: Registry = None,
+    namespace: Namespace = "default",
+    data_dir: DataDir = DATA_DIR,
+) -> None:
     """List the workers: where they are, what they hold, how busy they are."""
     from antiphon.cli.tables import show, worker_rows
 
-    _until_told(show(_registry(redis, data_dir), worker_rows, watch=watch, as_json=json))
+    _until_told(show(_registry(redis, namespace, data_dir), worker_rows, watch=watch, as_json=json))
 
 
 @app.command(
@@ -250,7 +268,8 @@ def route(
     session: Annotated[str, typer.Option(help="As for this session: decides which revision it gets.")] = "",
     watch: Watch = False,
     json: Json = False,
-    redis: Redis = None,
+    redis: Registry = None,
+    namespace: Namespace = "default",
     data_dir: DataDir = DATA_DIR,
 ) -> None:
     """Tell which worker would be asked now, without asking it."""
@@ -263,7 +282,7 @@ def route(
         task.value, model, engine, language, voice, sample_rate, streaming, cloning, emotion, session
     )
     rows = partial(explained_rows if explain else route_rows, request)
-    _until_told(show(_registry(redis, data_dir), rows, watch=watch, as_json=json))
+    _until_told(show(_registry(redis, namespace, data_dir), rows, watch=watch, as_json=json))
 
 
 @app.command(
@@ -353,7 +372,7 @@ def orchestrator(
 def registrar(
     models: Annotated[Path, typer.Option(help="VoiceModels as a cluster takes them: a manifest, or a folder of some.")],
     redis: Annotated[str, typer.Option(help="The registry to write.", envvar="ANTIPHON_REDIS_URL")],
-    namespace: Annotated[str, typer.Option(help="Of the registry's keys.")] = "default",
+    namespace: Namespace = "default",
 ) -> None:
     """Tell workers that no operator looks after what to serve, and orchestrators who they are."""
     from antiphon.cli.registrar import keep
@@ -398,10 +417,10 @@ def _server(url: str, key: str) -> "Server":
     return Server(url, key)
 
 
-def _registry(redis: str | None, data_dir: Path) -> "Running":
+def _registry(redis: str | None, namespace: str, data_dir: Path) -> "Running":
     from antiphon.cli.running import Running
 
-    return Running.find(data_dir) if redis is None else Running(data_dir, redis, "default")
+    return Running.find(data_dir) if redis is None else Running(data_dir, redis, namespace)
 
 
 if __name__ == "__main__":
