@@ -16,7 +16,7 @@ from prometheus_client import CollectorRegistry
 from antiphon.adapters.download import Progress
 from antiphon.contracts.adapters import Capabilities, SpeechChunk, SpeechRequest
 from antiphon.contracts.errors import AntiphonError, Reason
-from antiphon.contracts.models import ModelSpec
+from antiphon.contracts.models import ModelSpec, revision_digest
 from antiphon.contracts.v1 import synthesis_pb2 as pb
 from antiphon.telemetry.metrics import WorkerMetrics
 from antiphon.worker.loading import LoadedModel, PreparedModel
@@ -46,14 +46,25 @@ SPECS = tuple(
         ("huge", 100, 0, "OnDemand", 0),
     )
 )
+REVISIONS = tuple(
+    spec.model_copy(update={"engine_config": {"pitch": 2}})
+    for spec in SPECS
+    if spec.name in ("pinned", "small", "large")
+)
+DIGESTS = st.sampled_from(["", *map(revision_digest, REVISIONS)])
 NAMES = st.sampled_from([spec.name for spec in SPECS])
 ENTRIES = st.builds(
     CatalogueEntry,
-    st.sampled_from(SPECS),
+    st.sampled_from(SPECS + REVISIONS),
     digest=st.just(""),
     stay=st.sampled_from(["held", "preloaded", "cached"]),
     may_load=st.booleans(),
 )
+
+
+def content(spec: ModelSpec) -> str:
+    """What stands for the digest of a model's content: another one for each model and revision."""
+    return f"{spec.name} {revision_digest(spec)}"
 
 
 class FakeEngine:
@@ -106,7 +117,7 @@ class FakeLoader:
     async def prepare(self, spec: ModelSpec, progress: Callable[[Progress], None]) -> PreparedModel:
         await turns(2)
         progress(Progress(1, 2))
-        return PreparedModel(spec, f"sha256:{spec.name}", FakeEngine.describe(None, {}))
+        return PreparedModel(spec, content(spec), FakeEngine.describe(None, {}))
 
     async def load(self, prepared: PreparedModel) -> LoadedModel:
         self.alive[prepared.digest] += 1  # memory is taken from the first byte on
@@ -146,8 +157,10 @@ async def turns(count: int) -> None:
 class Caller:
     """One caller of a synthesis, without gRPC."""
 
-    def __init__(self, models: ModelManager, metrics: WorkerMetrics, name: str) -> None:
-        config = pb.SynthesisConfig(stream_id=str(uuid.uuid4()), model=name, sample_rate_hz=RATE_HZ, max_lead_ms=400)
+    def __init__(self, models: ModelManager, metrics: WorkerMetrics, name: str, digest: str) -> None:
+        config = pb.SynthesisConfig(
+            stream_id=str(uuid.uuid4()), model=name, digest=digest, sample_rate_hz=RATE_HZ, max_lead_ms=400
+        )
         self._requests: asyncio.Queue[pb.SynthesizeRequest | None] = asyncio.Queue()
         self.responses: list[pb.SynthesizeResponse] = []
         self.stream = Synthesis(
@@ -229,25 +242,30 @@ class ModelLife(RuleBasedStateMachine):
 
         self._on_loop(begin())
 
-    @rule(name=NAMES)
-    def load(self, name: str) -> None:
-        self._ask(lambda: self.manager.load(name))
+    @rule(name=NAMES, digest=DIGESTS)
+    def load(self, name: str, digest: str) -> None:
+        self._ask(lambda: self.manager.load(name, digest))
 
     @rule(name=NAMES)
     def unload(self, name: str) -> None:
         self._ask(lambda: self.manager.unload(name))
 
-    @rule(entries=st.lists(ENTRIES, unique_by=lambda entry: entry.spec.name))
+    @rule(entries=st.lists(ENTRIES, unique_by=lambda entry: entry.key))
     def place(self, entries: list[CatalogueEntry]) -> None:
         async def place() -> None:
             self.manager.place(entries)
 
         self._on_loop(place())
 
-    @rule(target=callers, name=NAMES, text=st.sampled_from(["", "One. ", "One two three. Four five six. "]))
-    def stream(self, name: str, text: str) -> Caller:
+    @rule(
+        target=callers,
+        name=NAMES,
+        digest=DIGESTS,
+        text=st.sampled_from(["", "One. ", "One two three. Four five six. "]),
+    )
+    def stream(self, name: str, digest: str, text: str) -> Caller:
         async def begin() -> Caller:
-            caller = Caller(self.manager, self.metrics, name)
+            caller = Caller(self.manager, self.metrics, name, digest)
             caller.send(text=pb.TextInput(text=text))
             return caller
 
@@ -312,8 +330,9 @@ class ModelLife(RuleBasedStateMachine):
 
     @invariant()
     def never_above_budget(self) -> None:
-        alive = [digest.removeprefix("sha256:") for digest, count in self.loader.alive.items() if count]
-        assert sum(spec.memory.weights_mib for spec in SPECS if spec.name in alive) <= BUDGET_MIB
+        alive = [digest for digest, count in self.loader.alive.items() if count]
+        known = [spec for spec in SPECS + REVISIONS if content(spec) in alive]
+        assert len(known) == len(alive) and sum(spec.memory.weights_mib for spec in known) <= BUDGET_MIB
         assert len(alive) <= CAP
 
     @invariant()

@@ -203,6 +203,22 @@ async def test_what_waits_for_room_and_is_no_longer_to_be_held_gives_up() -> Non
     assert loader.closed == ["a"]
 
 
+async def test_a_swap_that_is_taken_back_leaves_the_old_revision_where_it_is() -> None:
+    old, new = revision(1), revision(2)
+    async with managing(memory_budget_mib=15) as (manager, loader):
+        manager.place([old, new])
+        await asyncio.sleep(20)
+        speaking = asyncio.create_task(use(manager, "a", seconds=50))
+        await asyncio.sleep(1)
+        manager.place([revision(1, "cached"), new])
+        await asyncio.sleep(1)
+        assert standing(manager, old)[0] is ModelState.LEAVING
+        manager.place([old])
+        await speaking
+        await asyncio.sleep(20)
+        assert standing(manager, old)[0] is ModelState.WARM and loader.loads == ["a"] and loader.closed == []
+
+
 async def test_a_revision_that_is_tried_out_keeps_nobody_waiting() -> None:
     async with managing(memory_budget_mib=15) as (manager, _):
         manager.place([revision(1), revision(2)])
@@ -245,7 +261,7 @@ def record(name: str, **changes: Any) -> ModelRecord:
 
 def entries(want: Want, *records: ModelRecord) -> dict[tuple[str, str], tuple[str, bool]]:
     placement = Placement(1, {each.name: each for each in records}, want)
-    return {entry.key: (entry.stay, entry.may_load) for entry in placed_entries(placement)}
+    return {(entry.spec.name, entry.digest): (entry.stay, entry.may_load) for entry in placed_entries(placement)}
 
 
 def test_a_want_says_what_is_held_and_what_may_be_loaded() -> None:

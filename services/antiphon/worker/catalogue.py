@@ -61,6 +61,8 @@ class Catalogue:
         old, known = list(self._slots.values()), list(self)
         self._slots = {}
         for entry in entries:
+            if entry.key in self._slots:
+                continue  # one revision under two names
             slot = _last_of(entry, known)
             if slot is None:
                 slot = Slot(entry)
@@ -85,5 +87,4 @@ class Catalogue:
 
 def _last_of(entry: CatalogueEntry, slots: Iterable[Slot]) -> Slot | None:
     """The slot that holds what the entry asks for; it may have been called otherwise before."""
-    same = [slot for slot in slots if slot.spec.name == entry.spec.name and slot.entry.revision == entry.revision]
-    return min(same, key=lambda slot: slot.entry.digest != entry.digest, default=None)
+    return next((slot for slot in slots if slot.entry.key == entry.key), None)

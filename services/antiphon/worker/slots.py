@@ -35,7 +35,7 @@ class CatalogueEntry:
 
     spec: ModelSpec
     digest: str = ""
-    """Of one revision among several; empty: the model's own."""
+    """What the catalogue calls it; empty: the model's own revision, whatever it is."""
     stay: Stay = "cached"
     may_load: bool = True
     """Whether a caller may have it loaded; what is held needs no caller."""
@@ -49,7 +49,7 @@ class CatalogueEntry:
     @property
     def key(self) -> tuple[str, str]:
         """What tells it from the others."""
-        return self.spec.name, self.digest
+        return self.spec.name, self.revision
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,9 +117,9 @@ class Slot:
         return not digest or digest in names
 
     def stay_on(self, entry: CatalogueEntry) -> None:
-        """Keep what is in it under what the catalogue says now."""
+        """Keep what is in it under what the catalogue says now; what was on its way out and is wanted again stays."""
         self.entry = entry
-        if self.is_gone:
+        if self.is_gone or entry.stay == "held":
             self.is_gone = self.must_leave = False
 
     @property
