@@ -414,7 +414,6 @@ def test_the_protocol_holds_whatever_happens(caplog: pytest.LogCaptureFixture) -
 
 
 def _frozen_while_another_takes_over(protocol: Protocol) -> None:
-    protocol.wait(1.0)
     protocol.freeze("o0")
     protocol.come("o1")
     protocol.wait(OWNED_S + 1.0)
@@ -424,7 +423,6 @@ def _frozen_while_another_takes_over(protocol: Protocol) -> None:
 
 
 def _taken_over_while_it_answers(protocol: Protocol) -> None:
-    protocol.wait(1.0)
     protocol.come("o1")
     for _ in range(50):
         protocol.wait(0.002)
@@ -433,6 +431,7 @@ def _taken_over_while_it_answers(protocol: Protocol) -> None:
 def _holds(play: Callable[[Protocol], None], seed: int) -> bool:
     protocol = Protocol()
     protocol.begin(seed)
+    protocol.wait(WELL_S)
     try:
         play(protocol)
         return True

@@ -108,7 +108,8 @@ class SessionKeeper:
             if here is None:
                 message = "The registry is out of reach, so this session cannot be found now."
                 raise AntiphonError(Reason.NO_WORKER, message, retry_after_ms=1000) from error
-            claim = None
+            self._is_out_of_reach(asked_s, error)
+            claim, asked_s = None, float("-inf")
         if here is not None and here.left_s(_now()) > 0 and (claim is None or claim.record.epoch == here.epoch + 1):
             record = here.record.model_copy(update={"owner": self.owner, "epoch": here.epoch + 1})
             return self._keep(record, asked_s=asked_s, alone_s=here.alone_s)
@@ -218,11 +219,7 @@ class SessionKeeper:
             try:
                 owners = await self._store.renew([(hold.record.session_id, hold.left_s(now)) for hold in batch])
             except (RedisError, OSError) as error:
-                self._out_of_reach_s = now  # not when that was known: this process may have been stopped meanwhile
-                self._reached(False, type(error).__name__)
-                for hold in holds:
-                    hold.look_again()
-                return
+                return self._is_out_of_reach(now, error)
             self._out_of_reach_s = float("-inf")
             self._reached(True)
             for hold, found in zip(batch, owners, strict=True):
@@ -267,6 +264,13 @@ class SessionKeeper:
         for number, session_id in enumerate(parked):
             if len(parked) - number > PARKED or not self._holds[session_id].left_s(now):
                 del self._holds[session_id]
+
+    def _is_out_of_reach(self, asked_s: float, error: Exception) -> None:
+        """It did not answer what it was asked then. That it was known later says less: this process may have stood."""
+        self._out_of_reach_s = asked_s
+        self._reached(False, type(error).__name__)
+        for hold in self._holds.values():
+            hold.look_again()
 
     def _reached(self, reached: bool, cause: str = "") -> None:
         if self._away is reached:
