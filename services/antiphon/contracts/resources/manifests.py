@@ -40,8 +40,17 @@ def read_manifest(document: dict[str, Any]) -> VoiceModel | WorkerPool:
     metadata = document.get("metadata")
     if isinstance(metadata, dict):  # whatever else Kubernetes knows of objects may stand there
         document = {**document, "metadata": {key: value for key, value in metadata.items() if key in _METADATA}}
-    text = json.dumps(document, default=str)
+    text = json.dumps(_as_json(document), default=str)
     return _KINDS[document["kind"]].model_validate_json(text, strict=True, extra="forbid")
+
+
+def _as_json(value: Any) -> Any:
+    """The value as JSON has it, to which 1.0 is a whole number."""
+    if isinstance(value, dict):
+        return {key: _as_json(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_as_json(each) for each in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _in_file(file: Path) -> Iterator[VoiceModel | WorkerPool]:

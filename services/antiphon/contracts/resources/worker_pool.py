@@ -19,7 +19,7 @@ from antiphon.contracts.resources.base import (
 from antiphon.contracts.resources.values import Labels, LabelValue, MiB, Seconds
 
 _WEB = "https?://[^/ ?#]+(/[^ ?#]*)?"
-_QUANTITY = re.compile(r"([0-9]+(?:[.][0-9]+)?)(m|k|M|G|T|P|Ki|Mi|Gi|Ti|Pi)?")
+_QUANTITY = "([0-9]+([.][0-9]+)?)(m|k|M|G|T|P|Ki|Mi|Gi|Ti|Pi)?"
 _FACTORS = {"": Decimal(1), "m": Decimal("0.001")}
 _FACTORS |= {letter: Decimal(1000) ** power for power, letter in enumerate("kMGTP", start=1)}
 _FACTORS |= {f"{letter}i": Decimal(1024) ** power for power, letter in enumerate("KMGTP", start=1)}
@@ -41,8 +41,8 @@ TUNABLE = (
 
 
 def _amount(value: int | str) -> Decimal | None:
-    found = _QUANTITY.fullmatch(str(value))
-    return Decimal(found[1]) * _FACTORS[found[2] or ""] if found else None
+    found = re.fullmatch(_QUANTITY, str(value))
+    return Decimal(found[1]) * _FACTORS[found[3] or ""] if found else None
 
 
 def _within(resources: Any) -> bool:
@@ -59,7 +59,7 @@ Quantities = Annotated[
     dict[str, Quantity],
     Field(max_length=8),
     Rule(
-        "self.all(name, isQuantity(string(self[name])))",
+        f"self.all(name, string(self[name]).matches('^({_QUANTITY})$'))",
         _QUANTITY_MESSAGE,
         lambda quantities: all(_amount(value) is not None for value in quantities.values()),
     ),
