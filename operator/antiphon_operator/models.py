@@ -237,7 +237,7 @@ async def reconcile_model(context: Context, namespace: str, name: str) -> None:
         return
     active = active_of(model)
     known = (name, active.digest) in sync.plan.holders
-    if not (sync.is_settled(now) and known) and not sync.is_patient(now):
+    if not (context.registries.is_known(namespace, now) and (known or sync.is_patient(now))):
         context.queue.add(key, SOON_S)
         return
     picture = _picture(context, sync, model, now)

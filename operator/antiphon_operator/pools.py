@@ -20,6 +20,8 @@ from antiphon_operator.world import DELETION_COST, DRAINING, POOL, Body
 
 MARK_S = 0.25
 """Between the mark on workers that must leave and their end: callers learn of it first."""
+SOON_S = 0.2
+"""Until it is asked again whether the workers of a namespace could be heard."""
 LEAVES = "-1000"
 """The deletion cost of a Pod that must leave; others have 0."""
 NUMBERS = ("streams", "streamLimit")
@@ -45,6 +47,10 @@ async def reconcile_pool(context: Context, namespace: str, name: str) -> None:
         return
     refusals = await _apply_all(context, pool)
     await _unmark(context, pool)
+    if not context.registries.is_known(namespace, context.clock()):
+        # Just begun to lead, or just made: what is said of the workers waits until they could be heard.
+        context.queue.add(key, SOON_S)
+        return
     await _say(context, key, body, pool_status(_observe(context, pool, refusals)))
 
 

@@ -19,6 +19,8 @@ from antiphon_operator.queueing import Key, WorkQueue
 
 SETTLE_S = 5.0
 """So long after the registry was first read, a member that was not heard of is taken for dead."""
+ANSWER_S = 2.0
+"""A registry that has not answered by then is out of reach."""
 ABSENT_S = 15.0
 """A worker that was silent for so long counts for nothing in placement: a container is started again within it."""
 STREAMS_S = 10.0
@@ -110,7 +112,7 @@ class RegistrySync:
 
     def is_patient(self, now: float) -> bool:
         """Whether it was waited long enough: what is not known by now is to be told as not known."""
-        return self._begun_s is not None and now - self._begun_s >= SETTLE_S
+        return self._begun_s is not None and now - self._begun_s >= (SETTLE_S if self.has_read else ANSWER_S)
 
     def worker(self, name: str) -> Worker | None:
         """A member with its lease, if it has one; None for who is no member (any more)."""
@@ -301,6 +303,11 @@ class Registries(Mapping[str, RegistrySync]):
         for task in self._running.values():
             task.cancel()
         await self._tasks.__aexit__(kind, error, trace)
+
+    def is_known(self, namespace: str, now: float) -> bool:
+        """Whether the workers of a namespace were heard, or waited for long enough."""
+        sync = self._open.get(namespace)
+        return sync is not None and (sync.is_settled(now) or sync.is_patient(now))
 
     def open(self, namespace: str) -> RegistrySync:
         """The registry of a namespace; begins to follow it where that is not yet so."""
