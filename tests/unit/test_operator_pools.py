@@ -38,6 +38,13 @@ class FakeRegistry:
         self.snapshot = Snapshot(version=self.snapshot.version + 1, stale=False, workers=workers)
 
 
+class FakeRegistries(dict[str, FakeRegistry]):
+    """All of them, heard from the start."""
+
+    def is_known(self, namespace: str, now: float) -> bool:
+        return namespace in self
+
+
 class Site:
     """A cluster, what the operator knows of it, and one pool."""
 
@@ -52,7 +59,7 @@ class Site:
             world=self.world,
             cluster=self.cluster,  # type: ignore[arg-type]
             queue=self.queue,
-            registries={"team": self.registry},  # type: ignore[arg-type]
+            registries=FakeRegistries(team=self.registry),  # type: ignore[arg-type]
             statuses=StatusWriter(self.cluster, self.world, self.queue, clock),  # type: ignore[arg-type]
             clock=clock,
         )
