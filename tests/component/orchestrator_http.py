@@ -80,9 +80,12 @@ async def serving(
     recogniser: Recogniser | None = None,
     snapshot: Callable[[], Snapshot] = lambda: SNAPSHOT,
     vad: Any = None,
+    assistants: Any = None,
     **server: Any,
 ) -> AsyncIterator[Serving]:
-    config = OrchestratorConfig.model_validate(CONFIG | {"server": server})
+    config = OrchestratorConfig.model_validate(
+        CONFIG | {"server": server, "assistants": assistants or CONFIG["assistants"]}
+    )
     metrics = OrchestratorMetrics(CollectorRegistry())
     context = Context(
         config=config,

@@ -18,7 +18,7 @@ from antiphon.contracts.models import ModelSpec
 from antiphon.registry.records import ModelRecord, ModelRef, Want
 from antiphon.registry.snapshot import RegistryReader, Snapshot
 from antiphon.registry.writer import RegistryWriter
-from antiphon.testing.system import ANTIPHON
+from antiphon.testing.system import ANTIPHON, START_S
 
 NAMESPACE = "prod"
 LOAD_MS = 1500
@@ -58,7 +58,7 @@ class Processes:
     metrics: dict[str, int]
     """By worker: its port."""
 
-    async def until(self, condition: Callable[[Snapshot], bool], within_s: float = 30) -> Snapshot:
+    async def until(self, condition: Callable[[Snapshot], bool], within_s: float = START_S) -> Snapshot:
         snapshot = self.reader.snapshot
         try:
             async with asyncio.timeout(within_s):
@@ -135,10 +135,10 @@ async def _orchestrator(made: Processes, name: str, url: str, stack: contextlib.
     )
     process = await _process(made, name, ("orchestrator", "--config", str(file)), {}, stack)
     assert process.stdout is not None
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(START_S):
         made.urls[name] = (await process.stdout.readline()).decode().strip()
     assert made.urls[name].startswith("http"), made.logs()
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(START_S):
         while not WORD_MS.keys() <= await made.models(name):
             await asyncio.sleep(0.05)
 

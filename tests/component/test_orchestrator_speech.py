@@ -14,10 +14,14 @@ from orchestrator_http import serving
 
 from antiphon.audio.files import read_audio
 from antiphon.contracts.errors import AntiphonError, Reason
+from antiphon.conversation.ports import ModelLoading
+from antiphon.orchestrator.workers.fleet import StillLoading
+from antiphon.registry.snapshot import Snapshot
 from antiphon.testing.fakes import FakeSynthesiser
 
 pytestmark = pytest.mark.component
 
+WITH_FALLBACK = {"guide": {"voice": {"model": "anna"}}, "waiter": {"voice": {"fallback": "anna"}}}
 TEXT = "one two three four five"
 SECONDS = 5 * 0.2
 MEDIA = {"mp3": "audio/mpeg", "opus": "audio/ogg", "aac": "audio/aac", "flac": "audio/flac", "wav": "audio/wav"}
@@ -142,6 +146,65 @@ async def test_defaults_speak_with_the_default_voice() -> None:
         ("joe", ""),
         ("anna", "anything"),
     ]
+
+
+class StandIn(FakeSynthesiser):
+    """Tells that the fallback speaks, before the part of that number."""
+
+    def __init__(self, before: int, fallback: str) -> None:
+        super().__init__(latency_s=0.0)
+        self.before, self.fallback = before, fallback
+
+    def open(self, request: Any) -> Any:
+        stream = super().open(request)
+        whole = stream.parts
+
+        async def parts() -> Any:
+            number = 0
+            async for part in whole():
+                if number == self.before:
+                    yield ModelLoading(request.model, 0.5, self.fallback)
+                number += 1
+                yield part
+
+        stream.parts = parts  # type: ignore[method-assign]
+        return stream
+
+
+async def test_the_fallback_speaks_while_the_model_loads_and_the_header_says_so() -> None:
+    synthesiser = StandIn(0, "anna")
+    async with serving(synthesiser=synthesiser, assistants=WITH_FALLBACK) as server:
+        body, headers = await spoken(server, response_format="pcm")
+        assert len(body) == SECONDS * 48_000 and headers["antiphon-model"] == "anna"
+    assert synthesiser.streams[0].request.fallback == "anna"
+    async with serving(synthesiser=(waits := StandIn(0, ""))) as server:
+        _, headers = await spoken(server, response_format="pcm")
+        assert headers["antiphon-model"] == "joe"
+    assert waits.streams[0].request.fallback == ""
+
+
+async def test_no_other_voice_goes_on_with_what_one_has_begun() -> None:
+    async with serving(synthesiser=StandIn(4, "anna"), assistants=WITH_FALLBACK) as server:
+        body, headers = await spoken(server, response_format="pcm", stream_format="sse")
+    assert headers["antiphon-model"] == "joe"
+    last = json.loads(body.decode().strip().split("\n\n")[-1].removeprefix("data: "))
+    assert last["error"]["code"] == "MODEL_LOADING"
+
+
+async def test_a_model_that_loads_for_too_long_is_asked_for_again() -> None:
+    async with serving(synthesiser=FakeSynthesiser(error=StillLoading("joe"))) as server:
+        with pytest.raises(openai.InternalServerError) as caught:
+            await spoken(server)
+    assert (caught.value.status_code, caught.value.code) == (503, "MODEL_LOADING")
+    assert caught.value.response.headers["retry-after"] == "1"
+
+
+async def test_before_the_registry_was_read_no_model_is_unknown() -> None:
+    async with serving(snapshot=Snapshot) as server:
+        with pytest.raises(openai.InternalServerError) as caught:
+            await spoken(server)
+    assert (caught.value.status_code, caught.value.code) == (503, "NO_WORKER")
+    assert "retry-after" in caught.value.response.headers
 
 
 async def test_an_error_before_the_first_sound_has_its_status() -> None:

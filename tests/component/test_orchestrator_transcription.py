@@ -15,8 +15,8 @@ from orchestrator_http import serving
 
 from antiphon.audio.encoding import Encoder, Format
 from antiphon.contracts.errors import AntiphonError, Reason
-from antiphon.conversation.ports import RecognitionRequest, Transcript, TranscriptWord
-from antiphon.testing.fakes import FakeRecogniser
+from antiphon.conversation.ports import ModelLoading, RecognitionRequest, Transcript, TranscriptWord
+from antiphon.testing.fakes import FakeRecogniser, FakeRecognitionStream
 
 pytestmark = pytest.mark.component
 
@@ -70,6 +70,39 @@ async def test_json_with_usage() -> None:
     }
     assert [len(stream.pcm) / 32_000 for stream in recogniser.streams] == pytest.approx([2.6, 2.6], abs=0.1)
     assert all(stream.closed for stream in recogniser.streams)
+
+
+class FirstByFallback(FakeRecognitionStream):
+    """Tells first that the fallback hears it."""
+
+    async def results(self) -> Any:
+        yield ModelLoading("tiny-en", 0.0, "small")
+        async for result in super().results():
+            yield result
+
+
+class StandIn(Recogniser):
+    """The first piece is heard by the fallback."""
+
+    def open(self, request: RecognitionRequest) -> Any:
+        stream = super().open(request)
+        assert request.fallback == "small"
+        if stream is self.streams[0]:
+            stream = self.streams[0] = FirstByFallback(stream.transcript, stream.delay_s, stream.probability)
+        return stream
+
+
+async def test_who_heard_it_is_told_when_it_was_not_the_model_that_was_asked_for() -> None:
+    assistants = {"waiter": {"recogniser_fallback": "small"}}
+    options: Any = {"model": "whisper-1", "file": ("a.wav", TWO_SENTENCES)}
+    async with serving(recogniser=StandIn(GREETING, FAREWELL), assistants=assistants) as server:
+        plain = await server.client.audio.transcriptions.with_raw_response.create(**options)
+        assert plain.headers["antiphon-model"] == "small, tiny-en"
+    async with serving(recogniser=StandIn(GREETING, FAREWELL), assistants=assistants) as server:
+        async with server.client.audio.transcriptions.with_streaming_response.create(**options, stream=True) as answer:
+            assert answer.headers["antiphon-model"] == "small"
+            body = await answer.text()
+    assert '"models": ["small", "tiny-en"]' in body
 
 
 async def test_words_are_where_they_are_in_the_recording() -> None:

@@ -12,7 +12,7 @@ import pytest
 from registry_processes import ASSISTANTS, HOLD, LOAD_MS, WORD_MS, Processes, processes
 from registry_servers import REGISTRIES
 
-pytestmark = [pytest.mark.component, pytest.mark.timeout(90)]
+pytestmark = [pytest.mark.component, pytest.mark.timeout(240)]
 
 REQUESTS = 200
 AT_ONCE = 10
@@ -62,17 +62,22 @@ async def two_hundred_calls(made: Processes, fault: asyncio.Event) -> Counter[st
     return heard
 
 
-async def call(made: Processes, url: str, model: str, text: str) -> None:
-    """One request, whose sound is that of the model."""
+async def call(made: Processes, url: str, model: str, text: str, speaks: str = "") -> None:
+    """One request, whose sound, and header, are those of the model that speaks."""
+    speaks = speaks or model
     body = {"model": model, "input": text, "voice": "default", "response_format": "pcm"}
     async with made.http.post(f"{url}/v1/audio/speech", json=body) as response:
         assert response.status == 200, (await response.text(), made.logs())
+        assert response.headers["Antiphon-Model"] == speaks
         samples = len(await response.read()) // 2
-    assert samples == WORD_MS[model] * len(text.split()) * RATE_HZ // 1000
+    assert samples == WORD_MS[speaks] * len(text.split()) * RATE_HZ // 1000
 
 
 async def ten_callers(made: Processes, kind: str, before: dict[str, Counter[str]]) -> None:
-    """All ask at once for what nobody holds: it is loaded once, and each hears the fallback or waits with progress."""
+    """All ask at once for what nobody holds: it is loaded once, and each hears the fallback or waits with progress.
+
+    Beside them two who ask for speech alone, of whom the answer's header says that the fallback spoke.
+    """
     async with aiohttp.ClientSession() as http:
         whom = [*itertools.islice(itertools.product(range(5), ASSISTANTS), 10)]
         urls = itertools.cycle(itertools.chain.from_iterable(zip(made.urls.values(), made.urls.values(), strict=True)))
@@ -80,7 +85,10 @@ async def ten_callers(made: Processes, kind: str, before: dict[str, Counter[str]
             await http.ws_connect(f"{url}/v1/realtime", protocols=("realtime", "antiphon.v1"), params={"model": name})
             for (_, name), url in zip(whom, urls, strict=False)
         ]
-        turns = await asyncio.gather(*(turn(socket) for socket in sockets))
+        turns, *_ = await asyncio.gather(
+            asyncio.gather(*map(turn, sockets)),
+            *(call(made, url, "large", "one two", speaks="ann") for url in made.urls.values()),
+        )
         spoken = await made.spoken()
         await made.until(lambda known: "large" in known.index.warm)
         assert [loading for _, loading in await asyncio.gather(*map(turn, sockets[:4]))] == [[], [], [], []]
@@ -100,7 +108,7 @@ async def ten_callers(made: Processes, kind: str, before: dict[str, Counter[str]
     )
     assert loads[loader]["large"] == 1
     assert min(waits) > LOAD_MS / 1000 * 0.8
-    assert sum(spoken[worker]["ann"] - before[worker]["ann"] for worker in spoken) == 5
+    assert sum(spoken[worker]["ann"] - before[worker]["ann"] for worker in spoken) == 5 + len(made.urls)
     assert spoken[loader]["large"] == 5
 
 

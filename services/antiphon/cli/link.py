@@ -52,6 +52,11 @@ class Link:
         self._closing = False
         self._tries = 0
 
+    @property
+    def protocol(self) -> str | None:
+        """The subprotocol that the server took of those offered."""
+        return self._socket.protocol if self._socket is not None else None
+
     async def open(self) -> None:
         """Connect. Raises `AntiphonError`, with a sentence that says what to do, when that is refused."""
         query = self._query | ({"session_id": self.session_id} if self.session_id else {})

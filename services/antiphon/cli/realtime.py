@@ -54,7 +54,6 @@ class RealtimeSession:
         link: Link,
         speaker: Speaker,
         *,
-        extension: bool = False,
         most_events: int | None = None,
     ) -> None:
         self.events: list[Received] = []
@@ -65,7 +64,6 @@ class RealtimeSession:
         self.speaker = speaker
         self._link = link
         link.on_change = self._on_change
-        self._extension = extension
         self._loop = asyncio.get_running_loop()
         self._start = self._loop.time()
         self._arrived = asyncio.Event()
@@ -149,7 +147,7 @@ class RealtimeSession:
 
     async def send_audio(self, samples: Samples) -> None:
         """Send the user's next samples: float32, mono, 24 kHz."""
-        if self._extension:
+        if self._link.protocol == EXTENSION:
             await self._link.send(HEADER.pack(VERSION, USER_AUDIO, 0, 0, self._sent_samples) + float_to_pcm(samples))
         else:
             await self.send(
@@ -237,7 +235,7 @@ async def connect(
         url: The server's base, such as `http://127.0.0.1:8080` or `https://host/v1`.
         assistant: The Realtime API's `model`.
         key: An API key, where the server wants one.
-        extension: Speak `antiphon.v1` beside plain Realtime.
+        extension: Speak `antiphon.v1` beside plain Realtime, where the server does.
         session: Settings for a `session.update` to begin with.
         speaker: What plays the reply; one that only keeps it, unless given.
         most_events: How many events are kept; None: all, for a session of minutes that is looked at afterwards.
@@ -246,11 +244,11 @@ async def connect(
         AntiphonError: With a sentence that says what to do, when the server cannot be reached or refuses.
     """
     headers = {"Authorization": f"Bearer {key}"} if key else {}
-    protocols = ("realtime", EXTENSION) if extension else ()
+    protocols = (EXTENSION, "realtime") if extension else ()
     async with aiohttp.ClientSession(headers=headers) as http:
         link = Link(http, url, {"model": assistant}, protocols)
         await link.open()
-        client = RealtimeSession(link, speaker or Speaker(RATE_HZ), extension=extension, most_events=most_events)
+        client = RealtimeSession(link, speaker or Speaker(RATE_HZ), most_events=most_events)
         receiving = asyncio.create_task(client.receive(), name="receive")
         try:
             await client.begin(session)

@@ -19,6 +19,7 @@ from antiphon.contracts.errors import AntiphonError, Reason
 _REPLY_S = 60.0
 _EVENTS = 1000
 """Kept of a conversation that may last for hours; they are printed as they come."""
+_LOADING = "antiphon.model.loading"
 _HEARD = "conversation.item.input_audio_transcription.completed"
 
 
@@ -35,7 +36,14 @@ async def talk(server: Server, *, assistant: str, input: Path | None, output: Pa
         aloud = input is None and text is None
         loudspeaker = stack.enter_context(Loudspeaker.opened(keeps=output is not None)) if aloud else None
         session = await stack.enter_async_context(
-            connect(server.url, key=server.key, assistant=assistant, speaker=loudspeaker, most_events=_EVENTS)
+            connect(
+                server.url,
+                key=server.key,
+                assistant=assistant,
+                extension=True,
+                speaker=loudspeaker,
+                most_events=_EVENTS,
+            )
         )
         console = Console()
         await stack.enter_async_context(_beside(_print_transcripts(session, console), "transcripts"))
@@ -99,6 +107,8 @@ def _words(event: Received) -> str:
         return str(event.body["delta"])
     if event.type == _HEARD:
         return f"[green]you[/]       {escape(event.body['transcript'].strip())}"
+    if event.type == _LOADING:
+        return f"[yellow]{escape(_loading(event))}[/]"
     if event.type == LOST:
         return "[yellow]the connection is lost: coming back …[/]"
     if event.type == RESUMED:
@@ -106,6 +116,14 @@ def _words(event: Received) -> str:
     if event.type == "error":
         return f"[red]error[/]     {escape(str(event.body['error'].get('message')))}"
     return ""
+
+
+def _loading(event: Received) -> str:
+    """How far the load of a model is, and who serves meanwhile."""
+    model, fallback = event.body["model"], event.body.get("fallback")
+    does = "speaks" if event.body.get("task") == "tts" else "listens"
+    meanwhile = f"{fallback} {does} meanwhile" if fallback else "one moment"
+    return f"{model} is being loaded ({float(event.body['progress']):.0%}): {meanwhile}"
 
 
 @asynccontextmanager

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from antiphon.contracts.adapters import VadEngine
+from antiphon.contracts.adapters import Task, VadEngine
 from antiphon.conversation.ports import Clock, LoopClock, Ports, Recogniser, Responder, Synthesiser
 from antiphon.orchestrator.admission import Admission
 from antiphon.orchestrator.config import OrchestratorConfig
@@ -34,6 +34,23 @@ class Context:
     def names(self) -> Names:
         """What the names that callers use stand for."""
         return Names(self.config.aliases, self.config.model_defaults(), self.snapshot)
+
+    def fallback(self, task: Task, model: str) -> str:
+        """The model that stands in for this one where no conversation says so: empty, or what an assistant names.
+
+        The default assistant before the others, which are asked by name.
+        """
+        names, default = self.names, self.config.default_assistant
+        for _, assistant in sorted(self.config.assistants.items(), key=lambda each: (each[0] != default, each[0])):
+            voice = assistant.voice
+            own, fallback = (
+                (voice.model, voice.fallback)
+                if task == "tts"
+                else (assistant.recogniser, assistant.recogniser_fallback)
+            )
+            if fallback and names.model(task, own) == model:
+                return fallback
+        return ""
 
     def ports(self, assistant: str) -> Ports:
         """What a conversation with this assistant needs."""

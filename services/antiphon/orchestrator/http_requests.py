@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeVar
 from aiohttp import web
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from antiphon.contracts.adapters import Task
 from antiphon.contracts.errors import AntiphonError, Reason
 from antiphon.orchestrator.admission import RETRY_AFTER_MS
 from antiphon.orchestrator.api_errors import error_body
@@ -53,6 +54,24 @@ def parse_fields(kind: type[AnyFields], values: Mapping[str, Any]) -> AnyFields:
         raise FieldError(name, f"{name}: {message}.") from None
 
 
+MODEL_HEADER = "Antiphon-Model"
+"""Of a response: the models that it was made with, the catalogue's own names."""
+
+
+def model_of(context: Context, task: Task, name: str) -> str:
+    """The catalogue's own name of a request's model.
+
+    Raises `FieldError(MODEL_UNKNOWN)`, or `AntiphonError(NO_WORKER)` as long as no catalogue was read.
+    """
+    model = context.names.model(task, name)
+    if model is not None:
+        return model
+    if context.snapshot().version == 0:
+        raise AntiphonError(Reason.NO_WORKER, "The registry was not reached yet.", retry_after_ms=RETRY_AFTER_MS)
+    kind = "voice model" if task == "tts" else "recogniser"
+    raise FieldError("model", f"There is no {kind} '{name}'.", Reason.MODEL_UNKNOWN)
+
+
 @asynccontextmanager
 async def while_connected(request: web.Request) -> AsyncIterator[None]:
     """Runs its body for as long as the client is there.
@@ -89,6 +108,8 @@ class Reply:
         self._request = request
         self.response = web.StreamResponse(headers={"Cache-Control": "no-store"})
         self.content_type = "application/octet-stream"
+        self.models: tuple[str, ...] = ()
+        """What it is made with: told in its header."""
 
     @property
     def begun(self) -> bool:
@@ -99,6 +120,8 @@ class Reply:
         """Send, as fast as the client takes it. Raises `ConnectionResetError` when it left, or takes nothing."""
         if not self.begun:
             self.response.headers["Content-Type"] = self.content_type
+            if self.models:
+                self.response.headers[MODEL_HEADER] = ", ".join(self.models)
             await self.response.prepare(self._request)
         try:
             async with asyncio.timeout(SLOW_CLIENT_S):

@@ -8,7 +8,7 @@ from contextlib import aclosing
 from typing import TypeVar
 
 from antiphon.contracts.errors import AntiphonError, Reason
-from antiphon.conversation.ports import FinalTranscript, Recogniser, RecognitionRequest, Transcript
+from antiphon.conversation.ports import FinalTranscript, ModelLoading, Recogniser, RecognitionRequest
 from antiphon.orchestrator.recordings import Piece
 from antiphon.orchestrator.transcripts import HeardPiece
 
@@ -36,19 +36,18 @@ async def listen(
         AntiphonError: What the first piece that failed said, or the recording's decoder.
     """
     first = asyncio.Event()
-    waiting: deque[tuple[Piece, asyncio.Task[Transcript]]] = deque()
+    waiting: deque[asyncio.Task[HeardPiece]] = deque()
 
     async def tell() -> None:
-        piece, task = waiting.popleft()
-        transcript = await task
+        piece = await waiting.popleft()
         first.set()
-        await heard(HeardPiece.of(piece, transcript))
+        await heard(piece)
 
     try:
         async with asyncio.TaskGroup() as group, aclosing(_in_thread(pieces)) as stream:
             async for piece in stream:
                 hearing = _hear_patiently(recogniser, request, piece, first)
-                waiting.append((piece, group.create_task(hearing, name=f"hear-{piece.start_s:.0f}s")))
+                waiting.append(group.create_task(hearing, name=f"hear-{piece.start_s:.0f}s"))
                 if len(waiting) == AT_ONCE:
                     await tell()
             while waiting:
@@ -62,7 +61,7 @@ async def listen(
 
 async def _hear_patiently(
     recogniser: Recogniser, request: RecognitionRequest, piece: Piece, first: asyncio.Event
-) -> Transcript:
+) -> HeardPiece:
     for attempt in range(_RETRIES + 1):
         try:
             return await _hear(recogniser, request, piece)
@@ -73,15 +72,17 @@ async def _hear_patiently(
     raise AssertionError("unreachable")
 
 
-async def _hear(recogniser: Recogniser, request: RecognitionRequest, piece: Piece) -> Transcript:
-    stream = recogniser.open(request)
+async def _hear(recogniser: Recogniser, request: RecognitionRequest, piece: Piece) -> HeardPiece:
+    stream, model = recogniser.open(request), request.model
     try:
         for start in range(0, len(piece.pcm), _PUSH_BYTES):
             stream.push(piece.pcm[start : start + _PUSH_BYTES])
         stream.end()
         async for result in stream.results():
-            if isinstance(result, FinalTranscript):
-                return result.transcript
+            if isinstance(result, ModelLoading):
+                model = result.fallback or request.model
+            elif isinstance(result, FinalTranscript):
+                return HeardPiece.of(piece, result.transcript, model)
     finally:
         await stream.aclose()
     raise AntiphonError(Reason.ENGINE_FAULT, "The recogniser ended without a final transcript.")

@@ -14,10 +14,10 @@ from antiphon.audio.encoding import CONTENT_TYPES, Encoder, Format
 from antiphon.contracts.errors import AntiphonError, Reason
 from antiphon.contracts.frames import SAMPLE_BYTES
 from antiphon.conversation.items import new_id
-from antiphon.conversation.ports import SpeechAudio, SynthesisRequest, SynthesisStream
+from antiphon.conversation.ports import ModelLoading, SpeechAudio, SynthesisRequest, SynthesisStream
 from antiphon.orchestrator.config import DEFAULT
 from antiphon.orchestrator.context import Context
-from antiphon.orchestrator.http_requests import FieldError, Fields, Reply, break_off, counted, parse_fields
+from antiphon.orchestrator.http_requests import FieldError, Fields, Reply, break_off, counted, model_of, parse_fields
 from antiphon.orchestrator.names import Names
 
 SPEECH_RATE_HZ = 24_000
@@ -59,7 +59,9 @@ def routes(context: Context) -> list[web.RouteDef]:
             fields = await _fields(request, context.config.server.max_input_chars)
             sse = fields.stream_format == "sse"
             reply.content_type = "text/event-stream" if sse else CONTENT_TYPES[fields.response_format]
-            stream = context.synthesiser.open(_synthesis_request(context, fields))
+            wanted = _synthesis_request(context, fields)
+            reply.models = (wanted.model,)
+            stream = context.synthesiser.open(wanted)
             try:
                 stream.push_text(fields.input)
                 stream.end()
@@ -99,10 +101,7 @@ async def _fields(request: web.Request, max_input_chars: int) -> SpeechFields:
 
 def _synthesis_request(context: Context, fields: SpeechFields) -> SynthesisRequest:
     names = context.names
-    model = names.model("tts", fields.model)
-    if model is None:
-        raise FieldError("model", f"There is no voice model '{fields.model}'.", Reason.MODEL_UNKNOWN)
-    model, voice = _voice(context, names, model, fields.voice_name)
+    model, voice = _voice(context, names, model_of(context, "tts", fields.model), fields.voice_name)
     record = context.snapshot().model("tts", model)
     capabilities = record.capabilities if record is not None else None
     if fields.instructions.strip() and capabilities is not None and not capabilities.emotion:
@@ -114,6 +113,7 @@ def _synthesis_request(context: Context, fields: SpeechFields) -> SynthesisReque
         sample_rate_hz=SPEECH_RATE_HZ,
         speed=fields.speed,
         style=fields.instructions,
+        fallback=context.fallback("tts", model),
     )
 
 
@@ -132,7 +132,7 @@ def _voice(context: Context, names: Names, model: str, voice: str) -> tuple[str,
 
 async def _send(fields: SpeechFields, stream: SynthesisStream, reply: Reply) -> None:
     sse = fields.stream_format == "sse"
-    async with aclosing(_encoded(fields.response_format, stream)) as pieces:
+    async with aclosing(_encoded(fields.response_format, stream, reply)) as pieces:
         async for piece, received_samples in pieces:
             if piece:
                 await (reply.event(_delta(piece)) if sse else reply.write(piece))
@@ -143,13 +143,20 @@ async def _send(fields: SpeechFields, stream: SynthesisStream, reply: Reply) -> 
         await reply.event(_DONE)
 
 
-async def _encoded(format: Format, stream: SynthesisStream) -> AsyncGenerator[tuple[bytes, int], None]:
-    """Pieces of the file, each with the samples received up to it; a piece may be empty."""
+async def _encoded(format: Format, stream: SynthesisStream, reply: Reply) -> AsyncGenerator[tuple[bytes, int], None]:
+    """Pieces of the file, each with the samples received up to it; a piece may be empty.
+
+    Raises `AntiphonError(MODEL_LOADING)` rather than go on with another voice than the one that began.
+    """
     encoder = Encoder(format, SPEECH_RATE_HZ)
     # A codec takes milliseconds for a long chunk; what is only passed on needs no thread.
     in_thread = format not in ("pcm", "wav")
     received_samples = 0
     async for part in stream.parts():
+        if isinstance(part, ModelLoading) and part.fallback:
+            if received_samples and part.fallback not in reply.models:
+                raise AntiphonError(Reason.MODEL_LOADING, f"Nobody holds the model '{part.model}' any more: ask again.")
+            reply.models = (part.fallback,)
         if not isinstance(part, SpeechAudio):
             continue
         received_samples += len(part.pcm) // SAMPLE_BYTES

@@ -15,7 +15,16 @@ from antiphon.conversation.items import new_id
 from antiphon.conversation.ports import RecognitionRequest
 from antiphon.orchestrator.config import DEFAULT
 from antiphon.orchestrator.context import Context
-from antiphon.orchestrator.http_requests import FieldError, Fields, Reply, break_off, counted, parse_fields
+from antiphon.orchestrator.http_requests import (
+    MODEL_HEADER,
+    FieldError,
+    Fields,
+    Reply,
+    break_off,
+    counted,
+    model_of,
+    parse_fields,
+)
 from antiphon.orchestrator.listening import listen
 from antiphon.orchestrator.recordings import SplitSettings, Splitter, pieces_of
 from antiphon.orchestrator.transcripts import HeardPiece, Recording, plain_json, subrip, verbose_json, webvtt
@@ -116,15 +125,17 @@ def _json_or_word(strategy: str) -> Any:
 
 
 def _recognition_request(context: Context, fields: TranscriptionFields) -> RecognitionRequest:
-    model = context.names.model("asr", fields.model)
-    if model is None:
-        raise FieldError("model", f"There is no recogniser '{fields.model}'.", Reason.MODEL_UNKNOWN)
+    model = model_of(context, "asr", fields.model)
     record = context.snapshot().model("asr", model)
     capabilities = record.capabilities if record is not None else None
     if "word" in fields.timestamp_granularities and capabilities is not None and not capabilities.word_times:
         raise FieldError("timestamp_granularities", f"The model '{model}' does not know when a word was said.")
     return RecognitionRequest(
-        session_id=new_id("transcription"), model=model, language=fields.language, word_times=fields.word_times
+        session_id=new_id("transcription"),
+        model=model,
+        language=fields.language,
+        word_times=fields.word_times,
+        fallback=context.fallback("asr", model),
     )
 
 
@@ -147,6 +158,8 @@ async def _hear(
     async def heard(piece: HeardPiece) -> None:
         delta = f" {piece.transcript.text}" if recording.text else piece.transcript.text
         recording.heard.append(piece)
+        if reply is not None and not reply.begun:
+            reply.models = recording.models
         if reply is not None and piece.transcript.text:
             await reply.event({"type": "transcript.text.delta", "delta": delta})
 
@@ -161,11 +174,18 @@ async def _stream(
 ) -> None:
     reply.content_type = "text/event-stream"
     recording = await _hear(context, fields, recognition, upload, reply)
-    await reply.event({"type": "transcript.text.done", "text": recording.text})
+    await reply.event({"type": "transcript.text.done", "text": recording.text, "models": recording.models})
     await reply.event("[DONE]")
 
 
 def _answer(fields: TranscriptionFields, recording: Recording) -> web.Response:
+    response = _written(fields, recording)
+    if recording.models:
+        response.headers[MODEL_HEADER] = ", ".join(recording.models)
+    return response
+
+
+def _written(fields: TranscriptionFields, recording: Recording) -> web.Response:
     match fields.response_format:
         case "json":
             return web.json_response(plain_json(recording))

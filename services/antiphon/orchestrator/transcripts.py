@@ -21,15 +21,17 @@ class HeardPiece:
 
     piece: Piece
     transcript: Transcript
+    model: str = ""
+    """What heard it."""
 
     @classmethod
-    def of(cls, piece: Piece, transcript: Transcript) -> "HeardPiece":
+    def of(cls, piece: Piece, transcript: Transcript, model: str = "") -> "HeardPiece":
         """The piece as it was heard, its words moved to where they are in the recording."""
         words = tuple(
             replace(word, start_s=word.start_s + piece.start_s, end_s=word.end_s + piece.start_s)
             for word in transcript.words
         )
-        return cls(piece, replace(transcript, text=transcript.text.strip(), words=words))
+        return cls(piece, replace(transcript, text=transcript.text.strip(), words=words), model)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +55,11 @@ class Recording:
     def text(self) -> str:
         """All that was said."""
         return " ".join(each.transcript.text for each in self.heard if each.transcript.text)
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """Those that heard it, the first one first."""
+        return tuple(dict.fromkeys(each.model for each in self.heard))
 
     @property
     def language(self) -> str:
