@@ -131,7 +131,7 @@ async def test_the_newer_connection_wins_and_the_older_is_told() -> None:
 
 @pytest.mark.usefixtures("api_keys")
 async def test_unknown_expired_and_foreign_sessions_are_refused() -> None:
-    config = KEYS | {"assistants": {"default": {"resume_s": 0.3}}}
+    config = KEYS | {"assistants": {"default": {"resume_s": 1.0}}}
     async with EmbeddedValkey() as valkey, serving(registry=valkey.url, config=config) as server:
         for unknown in ("sess_0123456789abcdef", "sess_*", "x" * 500, ""):
             assert await refusal(server, unknown, "first-key") == (404, "SESSION_UNKNOWN")
@@ -141,7 +141,7 @@ async def test_unknown_expired_and_foreign_sessions_are_refused() -> None:
         assert await refusal(server, session_id(talk), "second-key") == (404, "SESSION_UNKNOWN")
         async with talking(server, key="first-key", session_id=session_id(talk)):
             pass
-        await asyncio.sleep(0.4)
+        await asyncio.sleep(1.1)
         assert await refusal(server, session_id(talk), "first-key") == (404, "SESSION_UNKNOWN")
         async with (
             aiohttp.ClientSession() as http,
@@ -386,24 +386,23 @@ async def test_whoever_takes_a_session_over_waits_for_the_one_before() -> None:
         loop = asyncio.get_running_loop()
 
         async def first_word_s(server: Server, session: str) -> float:
+            began_s = loop.time()
             async with extended(server, session) as socket:
-                began_s = loop.time()
                 await ask(socket, "hello")
                 await event(socket, "response.created")
                 return loop.time() - began_s
 
         async with talking(one) as talk:
             await talk.say("hello")
-        assert await first_word_s(other, session_id(talk)) < OWNED_S / 2
+        assert await first_word_s(other, session_id(talk)) < OWNED_S
         async with talking(one, session_id=session_id(talk)) as talk:
             await talk.say("I am still here")
-            assert await first_word_s(other, session_id(talk)) < OWNED_S / 2
+            assert await first_word_s(other, session_id(talk)) < OWNED_S
             assert await closed(talk) == (1000, "session_taken")
         async with stored(valkey.url) as store:
             killed = await store.claim(session_id(talk), "somebody who was killed", 60.0)
             assert killed is not None and killed.released
-            took_s = await first_word_s(other, session_id(talk))
-            assert OWNED_S - 0.1 < took_s < 2 * OWNED_S
+            assert await first_word_s(other, session_id(talk)) > OWNED_S
 
 
 async def test_an_owner_that_was_stopped_for_a_while_says_nothing_before_it_has_asked(

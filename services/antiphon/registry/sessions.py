@@ -19,11 +19,11 @@ from antiphon.registry.client import read_streams
 from antiphon.registry.keys import BEAT_S, STREAM_ENTRIES, Keys
 from antiphon.registry.records import RecordReader, SessionRecord
 
-CONFIRM_S = BEAT_S / 2
+CONFIRM_S = BEAT_S / 4
 """How often an owner asks whether a session is still its own."""
-OWNED_S = 2 * BEAT_S
+OWNED_S = 1.5 * BEAT_S
 """How long an owner answers after it asked last with success, and how long a new one waits for it: time to ask, for the
-connection and the command to time out (0.5 s each), and to be late by 0.5 s."""
+connection and the command to time out (0.5 s each), and to be late by 0.25 s."""
 
 # KEYS: session, claims. ARGV: session id, owner, TTL in ms, entries to keep.
 # Returns the new epoch, the record, and whether the owner before has let go.
