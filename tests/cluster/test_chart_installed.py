@@ -85,6 +85,16 @@ def test_install_upgrade_and_uninstall(plane: ControlPlane, tmp_path: Path) -> N
     plane.kubectl("get", "crd", *OUR_CRDS)
 
 
+def test_a_kept_registry_outlives_its_release(plane: ControlPlane) -> None:
+    where = ("--namespace", NAMESPACE, f"--kubeconfig={plane.kubeconfig}")
+    install(plane, "kept", ANTIPHON, values={"valkey": {"persistence": {"enabled": True}}})
+    claim = ("--namespace", NAMESPACE, "get", "persistentvolumeclaim", "data-kept-antiphon-valkey-0")
+    wait_for(lambda: plane.succeeds(*claim), "Valkey's claim")
+    helm("uninstall", "kept", *where, "--wait")
+    assert plane.succeeds(*claim)
+    plane.kubectl("--namespace", NAMESPACE, "delete", "persistentvolumeclaim", "data-kept-antiphon-valkey-0")
+
+
 @contextlib.asynccontextmanager
 async def operator(plane: ControlPlane, redis_url: str, log: Path) -> AsyncIterator[None]:
     """The real operator with the rights of its ServiceAccount in the chart, and no more."""
@@ -128,14 +138,14 @@ async def test_the_rights_that_the_chart_gives_are_enough(plane: ControlPlane, t
         return len(found) == 5 * len(pools)
 
     def told() -> bool:
-        found = plane.get("--namespace", NAMESPACE, "workerpools")["items"]
+        found = plane.get("--namespace", NAMESPACE, "workerpools,voicemodels")["items"]
         return all(each.get("status", {}).get("conditions") for each in found)
 
     mark = plane.audit_mark()
     async with EmbeddedValkey() as valkey, operator(plane, valkey.url, log):
         try:
             await asyncio.to_thread(wait_for, children, "every pool's children", 60)
-            await asyncio.to_thread(wait_for, told, "a status of every pool", 60)
+            await asyncio.to_thread(wait_for, told, "a status of every object", 60)
             claim = {"spec": {"cache": {"kind": "Claim", "sizeMiB": 100}}}
             patch = ("patch", "workerpool", "cpu-voices", "--type=merge", "--patch")
             plane.kubectl("--namespace", NAMESPACE, *patch, yaml.safe_dump(claim))

@@ -262,3 +262,16 @@ OPERATORS = {
     "serviceaccounts", "persistentvolumeclaims", "poddisruptionbudgets.policy", "networkpolicies.networking.k8s.io",
     "pods", "events.events.k8s.io", "leases.coordination.k8s.io",
 }  # fmt: skip
+
+
+def test_samples_of_the_chart_are_those_beside_it() -> None:
+    beside = list(yaml.safe_load_all((ANTIPHON.parents[1] / "crds/samples/cpu.yaml").read_text()))
+    in_chart = [
+        each for each in rendered({"samples": {"enabled": True}}) if each["kind"] in ("WorkerPool", "VoiceModel")
+    ]
+    for sample in beside:
+        found = one(in_chart, sample["kind"], sample["metadata"]["name"])
+        assert (
+            found["spec"] == ({"imagePullPolicy": "IfNotPresent"} if "image" in sample["spec"] else {}) | sample["spec"]
+        )
+    assert len(in_chart) == len(beside)
