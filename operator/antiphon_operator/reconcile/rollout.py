@@ -163,8 +163,8 @@ def _reachable(goal: int, sight: Sight) -> int:
     """The share of sessions that the workers with the candidate can take, on the way to the goal."""
     if sight.warm >= sight.places:
         return goal
-    if goal == 100 and not sight.is_beside and sight.warm >= sight.places - 1:
-        return goal  # the last worker can only change over once it is left by the active revision
+    if not sight.is_beside and sight.warm >= max(1, sight.places - 1):
+        return goal  # no other worker can have it while the active revision is to stay on one
     return min(goal, max(1, 100 * sight.warm // sight.places)) if sight.warm else 0
 
 

@@ -1,0 +1,314 @@
+"""How a revision takes over: by steps, never without the other, back by itself, and on where it was."""
+
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from antiphon.contracts.resources import RevisionStatus, VoiceModel
+from antiphon.contracts.resources.voice_model import Rollout
+from antiphon.registry.placing import Host, Plan, place
+from antiphon.registry.records import Lease, ResidentModel, WorkerRecord
+from antiphon.registry.roster import Worker
+from antiphon_operator.reconcile.model import asks_of, record_of, reports_of, revisions_of, seen, sight_of, target_of
+from antiphon_operator.reconcile.rollout import Course, Sight, advance
+
+pytestmark = [pytest.mark.unit, pytest.mark.timeout(20)]  # many examples, on a machine that may be busy
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+OLD = RevisionStatus(revision="old", digest=f"sha256:{1:064x}")
+NEW = RevisionStatus(revision="new", digest=f"sha256:{2:064x}")
+OTHER = RevisionStatus(revision="other", digest=f"sha256:{3:064x}")
+ONCE = Rollout()
+CAREFUL = Rollout.model_validate(
+    {
+        "steps": [{"weight": 10, "pauseSeconds": 60}, {"weight": 50, "pauseSeconds": 60}, {"weight": 100}],
+        "gate": {"maxErrorPercent": 5, "maxFirstAudioMs": 300, "minStreams": 20},
+    }
+)
+SERVED = Sight(places=2, active_warm=2)
+
+
+def on(sight: Sight = SERVED, course: Course | None = None, rollout: Rollout = ONCE, after_s: float = 0.0) -> Course:
+    return advance(course or Course(OLD), NEW, rollout, sight, NOW + timedelta(seconds=after_s))
+
+
+def walk(sight: Sight, rollout: Rollout, seconds: int, course: Course | None = None) -> list[tuple[int, int]]:
+    """Step and weight at each change, looked at every second."""
+    course = course or on()
+    trail = []
+    for second in range(seconds):
+        course = advance(course, NEW, rollout, sight, NOW + timedelta(seconds=second))
+        here = (course.candidate.step, course.candidate.weight) if course.candidate else (-1, 100)
+        if not trail or trail[-1] != here:
+            trail.append(here)
+    return trail
+
+
+def test_a_new_revision_is_loaded_before_it_gets_any_session() -> None:
+    course = on()
+    assert course.candidate is not None and course.candidate.weight == 0 and course.active == OLD
+    assert on(course=course, after_s=3600).candidate == course.candidate  # for as long as it takes
+
+
+def test_once_it_is_warm_everywhere_it_takes_over() -> None:
+    assert walk(replace(SERVED, warm=2), ONCE, 5) == [(0, 100), (-1, 100)]
+
+
+def test_the_steps_are_gone_one_after_the_other_with_their_pauses() -> None:
+    assert walk(replace(SERVED, warm=2), CAREFUL, 130) == [(0, 10), (1, 50), (2, 100), (-1, 100)]
+    assert walk(replace(SERVED, warm=2), CAREFUL, 59) == [(0, 10)]
+
+
+def test_it_gets_no_more_sessions_than_the_workers_that_hold_it_can_take() -> None:
+    sight = Sight(places=4, active_warm=4, warm=1)
+    assert walk(sight, ONCE, 5)[-1] == (0, 25)
+    course = on(replace(sight, warm=3), on(sight, on(sight)))
+    assert course.candidate is not None and course.candidate.weight == 75
+
+
+def test_a_weight_never_falls_when_a_worker_dies() -> None:
+    course = on(replace(SERVED, warm=2), on(), CAREFUL)
+    assert on(replace(SERVED, warm=0), course, CAREFUL, 600).candidate == course.candidate
+
+
+@pytest.mark.parametrize(
+    ("seen_of_it", "said"),
+    [
+        ({"failure": "w1 says: no such file."}, "w1 says: no such file."),
+        ({"warm": 2, "served": 18, "failed": 2}, "2 of its 20 streams failed (10 %); its gate allows 5 %."),
+        ({"warm": 2, "served": 30, "first_audio_ms": 480.0}, "after 480 ms; its gate allows 300 ms."),
+    ],
+)
+def test_what_fails_is_rolled_back_by_itself(seen_of_it: dict[str, Any], said: str) -> None:
+    begun = on()
+    if "warm" in seen_of_it:
+        begun = on(replace(SERVED, warm=2), begun, CAREFUL)
+    course = on(replace(SERVED, **seen_of_it), begun, CAREFUL, 1)
+    assert (course.active, course.candidate, course.refused) == (OLD, None, NEW.digest)
+    assert said in course.message and course.reason == "RolledBack"
+
+
+def test_too_few_streams_are_no_verdict() -> None:
+    course = on(replace(SERVED, warm=2, served=0, failed=19), on(replace(SERVED, warm=2), on(), CAREFUL), CAREFUL)
+    assert course.refused is None
+
+
+def test_a_refused_revision_is_left_alone_until_the_spec_names_another() -> None:
+    refused = replace(Course(OLD), refused=NEW.digest, message="why")
+    course = on(replace(SERVED, warm=2), refused, after_s=9999)
+    assert course.candidate is None and course.refused == NEW.digest and course.message == "why"
+    other = advance(refused, OTHER, ONCE, SERVED, NOW)
+    assert other.refused is None and other.candidate is not None and other.candidate.digest == OTHER.digest
+    assert advance(refused, OLD, ONCE, SERVED, NOW) == Course(OLD)
+
+
+def test_a_spec_that_is_set_back_ends_the_rollout() -> None:
+    course = on(replace(SERVED, warm=2), on(), CAREFUL)
+    assert advance(course, OLD, CAREFUL, SERVED, NOW) == Course(OLD)
+
+
+def test_what_nobody_holds_is_replaced_at_once() -> None:
+    assert on(Sight(places=2)).active == NEW
+
+
+def test_nothing_is_decided_while_the_workers_cannot_be_seen() -> None:
+    blind = Sight(is_settled=False)
+    assert on(blind).active == OLD and on(blind).candidate is None
+    course = on(replace(SERVED, warm=2), on(), CAREFUL)
+    assert on(blind, course, CAREFUL, 9999).candidate == course.candidate
+
+
+def test_one_worker_without_room_is_left_to_the_new_revision() -> None:
+    tight = Sight(places=1, active_warm=1, has_room=False, is_beside=False)
+    course = on(tight, on(tight))
+    assert course.candidate is not None and course.candidate.weight == 100  # its sessions wait for it
+    assert on(replace(tight, active_warm=0), course, after_s=99).candidate == course.candidate
+    assert on(replace(tight, active_warm=0, warm=1), course, after_s=100).active == NEW
+    failed = on(replace(tight, active_warm=0, failure="w says: no."), course)
+    assert failed.active == OLD and failed.refused == NEW.digest
+
+
+# --- all of it, with placement and workers that do as they are told ---------------------------------------------------
+
+
+@dataclass
+class Play:
+    """One model on some workers: each second they are told, load what they should, and are looked at."""
+
+    count: int
+    budget_mib: int
+    spec: dict[str, Any] = field(default_factory=dict)
+    breaks: str = ""
+    """The digest of a revision that cannot be loaded."""
+    model: VoiceModel = field(init=False)
+    plan: Plan = field(init=False)
+    holds: dict[str, list[str]] = field(init=False)
+    second: int = 0
+
+    def __post_init__(self) -> None:
+        self.holds = {f"w{number}": [] for number in range(self.count)}
+        self.plan = Plan({}, {}, {})
+        self.write({})
+
+    def write(self, config: dict[str, str], **status: Any) -> None:
+        """What a person asks for, beside what the operator keeps."""
+        spec = {
+            "task": "tts",
+            "engine": "mock",
+            "memory": {"weightsMiB": 40},
+            "residency": {"policy": "Pinned", "minReplicas": self.count},
+            "engineConfig": [{"name": name, "value": value} for name, value in config.items()],
+            **self.spec,
+        }
+        self.model = VoiceModel.model_validate({"metadata": {"name": "joe"}, "spec": spec, "status": status})
+
+    def change(self, config: dict[str, str]) -> None:
+        self.write(config, **self.model.status.model_dump(mode="json", exclude_none=True))
+
+    def workers(self) -> list[Worker]:
+        failed = ResidentModel(name="joe", revision=self.breaks, state="failed", message="broken.", files="cached")
+
+        def lease(name: str) -> Lease:
+            held = [ResidentModel(name="joe", revision=digest, state="warm") for digest in self.holds[name]]
+            wanted = self.breaks and any(ref.digest == self.breaks for ref in self.wanted(name))
+            return Lease(worker=name, incarnation="i", models=(*held, failed) if wanted else tuple(held))
+
+        return [Worker(name, WorkerRecord(address="a:1"), lease(name)) for name in self.holds]
+
+    def wanted(self, worker: str) -> Any:
+        return self.plan.want[worker].hold if worker in self.plan.want else ()
+
+    def pass_second(self) -> None:
+        """The operator looks once; then the workers do what they were told, one load each."""
+        self.second += 1
+        reports = reports_of(self.workers()).get("joe", [])
+        status, target = self.model.status, target_of(self.model)
+        active = status.active or target
+        other = status.candidate.digest if status.candidate is not None else target.digest
+        sight = sight_of(
+            seen(reports, active.digest),
+            seen(reports, other),
+            self.plan.holders.get(("joe", active.digest), ()),
+            self.plan.holders.get(("joe", other), ()),
+            on_demand=False,
+            is_settled=True,
+            is_placed=("joe", other) in self.plan.holders,
+        )
+        now = NOW + timedelta(seconds=self.second)
+        course = advance(Course(active, status.candidate, status.refused), target, self.model.spec.rollout, sight, now)
+        said = {"active": course.active, "candidate": course.candidate, "refused": course.refused}
+        self.model = self.model.model_copy(update={"status": status.model_copy(update=said)})
+        self.place(sight)
+        self.load()
+
+    def place(self, sight: Sight) -> None:
+        told = {name: tuple((ref.name, ref.digest) for ref in self.wanted(name)) for name in self.holds}
+        hosts = [
+            Host(name, frozenset({"mock"}), memory_mib=self.budget_mib, held=told[name]) for name in sorted(self.holds)
+        ]
+        following = sight if self.model.status.candidate is not None else None
+        self.plan = place(asks_of(self.model, following, None, {}), hosts)
+
+    def load(self) -> None:
+        for name, held in self.holds.items():
+            wanted = [ref.digest for ref in self.wanted(name)]
+            missing = [digest for digest in wanted if digest not in held and digest != self.breaks]
+            if not missing:
+                continue
+            while len(held) * 40 + 40 > self.budget_mib:
+                held.remove(next(digest for digest in held if digest not in wanted))
+            held.append(missing[0])
+
+    def served(self) -> bool:
+        """Whether every revision that sessions may get, or the one after it in line, is held by somebody."""
+        return any(self.holds.values())
+
+
+def play(count: int, budget_mib: int, **about: Any) -> Play:
+    stage = Play(count, budget_mib, **about)
+    for _ in range(count + 2):
+        stage.pass_second()
+    assert all(len(held) == 1 for held in stage.holds.values())
+    return stage
+
+
+@given(st.integers(1, 6), st.sampled_from([40, 80, 200]), st.booleans(), st.booleans())
+@settings(max_examples=60, deadline=None)
+def test_every_rollout_ends_and_somebody_serves_all_the_while(
+    count: int, budget_mib: int, broken: bool, careful: bool
+) -> None:
+    steps = [{"weight": 20, "pauseSeconds": 2}, {"weight": 60, "pauseSeconds": 1}, {"weight": 100}]
+    spec: dict[str, Any] = {"rollout": {"steps": steps}} if careful else {}
+    stage = play(count, budget_mib, spec=spec)
+    before = stage.model.status.active
+    stage.change({"ms_per_word": "120"})
+    target = target_of(stage.model).digest
+    if broken:
+        stage.breaks = target
+    in_place = count == 1 and budget_mib < 80
+    weight = 0
+    for _ in range(60):
+        stage.pass_second()
+        candidate = stage.model.status.candidate
+        assert stage.served() or in_place
+        if candidate is not None:
+            assert candidate.weight >= weight, "sessions never go back and forth"
+            weight = candidate.weight
+    assert before is not None and stage.model.status.candidate is None
+    end = before.digest if broken else target
+    assert stage.model.status.active is not None and stage.model.status.active.digest == end
+    assert (stage.model.status.refused == target) == broken
+    assert all(end in held for held in stage.holds.values())
+
+
+def test_worker_by_worker_the_old_revision_stays_on_the_others() -> None:
+    stage = play(4, 40)
+    old = stage.holds["w0"][0]
+    stage.change({"ms_per_word": "120"})
+    seen_old = []
+    while any(old in held for held in stage.holds.values()):
+        seen_old.append(sum(old in held for held in stage.holds.values()))
+        stage.pass_second()
+    assert set(seen_old) == {4, 3, 2, 1}, "one after the other"
+
+
+def test_a_restart_in_the_middle_changes_nothing() -> None:
+    stage = play(3, 40)
+    stage.change({"ms_per_word": "120"})
+    for _ in range(2):
+        stage.pass_second()
+    again = Play(3, 40)
+    again.model, again.plan, again.second = stage.model, stage.plan, stage.second
+    again.holds = {name: list(held) for name, held in stage.holds.items()}
+    stage.pass_second()
+    again.pass_second()
+    assert again.model.status == stage.model.status and again.plan == stage.plan
+
+
+# --- the catalogue ----------------------------------------------------------------------------------------------------
+
+
+def test_the_catalogue_names_both_revisions_each_with_what_to_load() -> None:
+    stage = play(2, 200)
+    stage.change({"ms_per_word": "120"})
+    stage.pass_second()
+    record = record_of(stage.model)
+    assert [each.weight for each in record.revisions] == [100, 0]
+    assert record.digest == record.revisions[0].digest
+    loaded = [record.specification(each.digest) for each in record.revisions]
+    assert [spec.engine_config if spec else None for spec in loaded] == [{}, {"ms_per_word": 120}]
+
+
+def test_what_leaves_stays_in_the_catalogue_without_weight() -> None:
+    stage = play(2, 200)
+    [old] = revisions_of(record_of(stage.model))
+    stage.change({"ms_per_word": "120"})
+    for _ in range(10):
+        stage.pass_second()
+    record = record_of(stage.model, leaving=[old])
+    assert [(each.digest, each.weight) for each in record.revisions] == [(old.digest, 0), (record.digest, 100)]
+    assert not record_of(stage.model).revisions
