@@ -1,7 +1,7 @@
 """A model check of the registry's protocol: the real parts, in virtual time, among every fault that we can think of.
 
 What must hold, whatever happened before: no connected reader routes to a dead or drained worker longer than a lease
-and a beat (and the time that messages take); a deposed writer never wins; of two owners of a session, one is believed.
+and a beat (and the time that messages take); a deposed writer never wins; of two owners of a session, one answers.
 """
 
 import asyncio
