@@ -24,7 +24,8 @@ RENEW_S = 1.0
 RETRY_S = 0.25
 YIELD_S = 5.0
 """Who gave the Lease back of its own accord lets others lead for so long."""
-REQUEST_S = 1.0
+REQUEST_S = 2.0
+"""An API server that is slow costs nobody the lead; one that does not answer costs it the longest that may be."""
 RELEASE_S = 0.5
 
 logger = logging.getLogger(__name__)

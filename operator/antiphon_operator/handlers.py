@@ -35,6 +35,8 @@ def _follow(world: World, kind: str) -> Callable[..., Coroutine[Any, Any, None]]
 
 async def _configure(settings: kopf.OperatorSettings, **_: Any) -> None:
     settings.posting.enabled = False
+    settings.persistence.diffbase_storage = _Nothing()
+    settings.persistence.progress_storage = _NoProgress()
     settings.scanning.disabled = True
     # One second after another for a day: by default it gives up a watch after a few tries.
     settings.networking.error_backoffs = [1] * 100_000
@@ -49,3 +51,35 @@ async def _login(**of_kopf: Any) -> kopf.ConnectionInfo | None:
     if os.environ.get("KUBERNETES_SERVICE_HOST") and not os.environ.get("KUBECONFIG"):
         return kopf.login_with_service_account(**of_kopf)
     return kopf.login_with_kubeconfig(**of_kopf)
+
+
+class _Nothing(kopf.DiffBaseStorage):
+    """What an object was before is not kept: by default every event costs a deep copy to find out what has changed."""
+
+    def build(self, **_: Any) -> kopf.BodyEssence:
+        return kopf.BodyEssence()
+
+    def fetch(self, **_: Any) -> None:
+        return None
+
+    def store(self, **_: Any) -> None:
+        pass
+
+
+class _NoProgress(kopf.ProgressStorage):
+    """Nor is how far a handler came: ours only tell the world."""
+
+    def fetch(self, **_: Any) -> None:
+        return None
+
+    def store(self, **_: Any) -> None:
+        pass
+
+    def purge(self, **_: Any) -> None:
+        pass
+
+    def touch(self, **_: Any) -> None:
+        pass
+
+    def clear(self, *, essence: kopf.BodyEssence) -> kopf.BodyEssence:
+        return essence

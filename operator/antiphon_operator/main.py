@@ -62,7 +62,7 @@ async def serve(config: OperatorConfig) -> None:
     """
     client = await connect()
     queue = WorkQueue()
-    world = World(queue.add)
+    world = World(queue.touch)
     metrics = OperatorMetrics(CollectorRegistry())
     election = Election(
         Cluster(client), namespace=config.lease_namespace, name=config.lease_name, identity=config.identity

@@ -8,6 +8,7 @@ from typing import Literal
 
 FIRST_RETRY_S = 0.2
 LONGEST_RETRY_S = 30.0
+BURST_S = 0.05
 
 _CLOCK_S = 0.001
 """What is due so soon is due: a timer does not tell less."""
@@ -59,6 +60,13 @@ class WorkQueue:
             self._due_s[key] = due_s
             heapq.heappush(self._heap, (due_s, next(self._order), key))
             self._changed.set()
+
+    def touch(self, key: Key) -> None:
+        """Have this key worked on because something of it changed: the registry at once, an object a moment later.
+
+        Changes come in bursts, a new pool's objects and Pods for one: they are taken together.
+        """
+        self.add(key, 0.0 if key.kind == "Registry" else BURST_S)
 
     async def take(self) -> Key:
         """The next key whose moment has come; waits for it. `finish` must follow. Cancelling it is safe."""

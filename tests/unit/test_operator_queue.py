@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from antiphon_operator.queueing import FIRST_RETRY_S, LONGEST_RETRY_S, Key, WorkQueue
+from antiphon_operator.queueing import BURST_S, FIRST_RETRY_S, LONGEST_RETRY_S, Key, WorkQueue
 
 pytestmark = [pytest.mark.unit, pytest.mark.looptime]
 
@@ -77,3 +77,16 @@ async def test_who_waits_is_woken_by_what_is_added() -> None:
     async with asyncio.timeout(0.01):
         assert {each.name for each in await asyncio.gather(*waiting)} == {"a", "b", ""}
     assert queue.due == 0
+
+
+async def test_what_is_touched_in_a_burst_is_taken_together_and_the_registry_at_once() -> None:
+    queue = WorkQueue()
+    registry = Key("Registry", "default")
+    queue.touch(A)
+    queue.touch(registry)
+    assert await take(queue) == registry
+    await asyncio.sleep(BURST_S / 2)
+    queue.touch(A)
+    assert await take(queue, BURST_S / 2) == A
+    queue.finish(A)
+    assert await take(queue, 1) is None

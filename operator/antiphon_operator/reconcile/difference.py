@@ -33,8 +33,8 @@ def signed(manifest: Mapping[str, Any]) -> dict[str, Any]:
 
 def is_so(desired: Any, live: Any, key: str = "") -> bool:
     """Whether what is desired is a part of what is live."""
-    if isinstance(desired, Mapping):
-        return isinstance(live, Mapping) and all(
+    if isinstance(desired, dict):
+        return isinstance(live, dict) and all(
             name in live and is_so(value, live[name], "quantity" if key in _OF_QUANTITIES else name)
             for name, value in desired.items()
         )
