@@ -92,7 +92,7 @@ async def test_a_place_that_cannot_be_reached_is_rewritten(
 ) -> None:
     spec = model(uri="hf://far.away/voice")
     rewrites: list[dict[str, Any]] = [
-        {"prefix": "piper://", "replacement": "file:///nowhere/"},
+        {"prefix": "hf://", "replacement": "file:///nowhere/"},
         {"prefix": "hf://far.away/", "replacement": "hf://acme/"},
     ]
     monkeypatch.setenv("ANTIPHON_WORKER_REWRITES", json.dumps(rewrites))

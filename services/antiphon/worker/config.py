@@ -60,7 +60,7 @@ class WorkerConfig(BaseSettings):
     cache: Path = Path.home() / ".cache" / "antiphon"
     """Where fetched weights are kept. Workers of one machine may share it: what one fetches the others wait for."""
     rewrites: tuple[Rewrite, ...] = ()
-    """Other places for weights; the first whose prefix fits an artifact's uri is taken. In the environment: JSON."""
+    """Other places for weights; the longest prefix that an artifact's uri begins with. In the environment: JSON."""
 
     max_streams: int = Field(default=16, ge=1, le=10_000)
     """Synthesis and recognition together; one more is refused with WORKER_FULL."""

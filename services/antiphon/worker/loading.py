@@ -121,7 +121,7 @@ class EngineLoader:
         executor: Where weights are read and warmed.
         cache: Where fetched weights are kept.
         loudness_lufs: How loud every voice is made; None: as it comes.
-        rewrites: Other places for weights; the first that fits is taken.
+        rewrites: Other places for weights; the longest prefix that fits is taken.
     """
 
     def __init__(
@@ -157,7 +157,8 @@ class EngineLoader:
         """The artifact where this worker finds it."""
         if artifact is None:
             return None
-        elsewhere = (rewrite.applied(artifact) for rewrite in self._rewrites)
+        longest_first = sorted(self._rewrites, key=lambda rewrite: len(rewrite.prefix), reverse=True)
+        elsewhere = (rewrite.applied(artifact) for rewrite in longest_first)
         return next((found for found in elsewhere if found is not None), artifact)
 
     def _load(self, prepared: PreparedModel) -> LoadedModel:
