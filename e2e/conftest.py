@@ -67,7 +67,7 @@ def installation(target: Target, tmp_path_factory: pytest.TempPathFactory) -> It
         raise
     yield installed
     if not target.is_ours:
-        target.kubectl("delete", "namespace", installed.namespace)
+        target.kubectl("delete", "namespace", installed.namespace, "--wait=false")
 
 
 @pytest.hookimpl(wrapper=True)

@@ -15,7 +15,10 @@ from target import Target, documents
 
 NAMESPACE = "antiphon-e2e"
 RELEASE = "antiphon"
-REPLY = "The weather is fine today, and it will stay so until tomorrow evening."
+REPLY = (
+    "The weather is fine today, and it will stay so until tomorrow evening. On Friday clouds will come from the west, "
+    "and the wind will turn. Take a coat with you when you leave the house early in the morning."
+)
 HUB = "http://hub:8091"
 BREAK_AFTER = 20_000_000
 """The hub breaks the first file off that is longer than so many bytes, once."""
@@ -32,6 +35,7 @@ class Installation:
 
     def install(self) -> None:
         """The stand-ins, the definitions, the chart; returns when all of their pods are ready."""
+        self._wait_until_gone()
         labels = {"metadata": {"name": self.namespace, "labels": RESTRICTED}}
         self.target.apply("default", {"apiVersion": "v1", "kind": "Namespace"} | labels)
         for stand_in in (chat_server(), hub()):
@@ -44,6 +48,12 @@ class Installation:
         images = f"image.tag={version()},valkey.image={STAND_INS}"
         where = ("-n", self.namespace, "-f", values, "--set", images, "--wait", "--timeout=5m")
         self.target.helm("upgrade", "--install", RELEASE, charts / "antiphon", *where)
+
+    def _wait_until_gone(self) -> None:
+        """Wait for the end of a former installation that is being deleted."""
+        phase = "-o=jsonpath={.status.phase}"
+        if self.target.kubectl("get", "namespace", self.namespace, "--ignore-not-found", phase) == "Terminating":
+            self.target.kubectl("wait", "--for=delete", f"namespace/{self.namespace}", "--timeout=10m")
 
     def apply_samples(self) -> None:
         """`crds/samples/`, with the hub that stands in and a share of a small machine."""
@@ -89,7 +99,12 @@ class Caller:
 
     @property
     def environment(self) -> dict[str, str]:
-        return os.environ | {"ANTIPHON_URL": self.url, "ANTIPHON_API_KEY": self.key, "COLUMNS": "200"}
+        return os.environ | {
+            "ANTIPHON_URL": self.url,
+            "ANTIPHON_API_KEY": self.key,
+            "COLUMNS": "200",
+            "PYTHONUNBUFFERED": "1",
+        }
 
     def antiphon(self, *arguments: str | Path, timeout_s: float = 120.0) -> str:
         """What an `antiphon` command prints; AssertionError with its errors when it fails."""
