@@ -21,17 +21,21 @@ COPY operator operator
 RUN uv build --quiet --wheel --out-dir /wheel
 
 # What this image needs beside antiphon itself, as locked: installed again only when the lock changes.
-FROM tools AS installed
+FROM tools AS dependencies
 ARG UV_DEFAULT_INDEX
 ARG SSL_CERT_FILE
 RUN python3 -m venv --without-pip /opt/antiphon \
  && uv export --quiet --frozen --no-dev --no-emit-project --extra piper --output-file /tmp/locked.txt \
  && uv pip install --quiet --python /opt/antiphon --require-hashes --no-build --compile-bytecode -r /tmp/locked.txt
+
+# Antiphon apart from them: a new version is a small layer.
+FROM dependencies AS installed
 COPY --from=wheel /wheel /wheel
-RUN uv pip install --quiet --python /opt/antiphon --no-deps --compile-bytecode /wheel/*.whl
+RUN uv pip install --quiet --python /opt/antiphon --prefix /opt/own --no-deps --compile-bytecode /wheel/*.whl
 
 FROM ${BASE}
-COPY --from=installed /opt/antiphon /opt/antiphon
+COPY --from=dependencies /opt/antiphon /opt/antiphon
+COPY --from=installed /opt/own /opt/antiphon
 ENV PATH=/opt/antiphon/bin:$PATH PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 HOME=/tmp \
     ANTIPHON_WORKER_HOST=0.0.0.0 ANTIPHON_WORKER_CACHE=/var/cache/antiphon ANTIPHON_WORKER_LOG_JSON=true
 # Weights lie here; the root file system can be read-only.
