@@ -13,7 +13,16 @@ from antiphon.contracts.errors import AntiphonError, Reason
 from antiphon.conversation import events
 from antiphon.conversation.engine import ClientError, Conversation
 from antiphon.conversation.items import FunctionCall, FunctionCallOutput, Message
-from antiphon.conversation.ports import FunctionCallDelta, Ports, TextDelta, Tool, Transcript, Usage
+from antiphon.conversation.ports import (
+    Alone,
+    FunctionCallDelta,
+    Ownership,
+    Ports,
+    TextDelta,
+    Tool,
+    Transcript,
+    Usage,
+)
 from antiphon.conversation.settings import ConversationSettings, Limits, ResponseOptions, TurnSettings
 from antiphon.conversation.states import State
 from antiphon.testing.fakes import FakeRecogniser, FakeResponder, FakeSynthesiser, FakeSynthesisStream, FakeVad
@@ -91,6 +100,9 @@ async def stage(
     recogniser: FakeRecogniser | None = None,
     responder: FakeResponder | None = None,
     synthesiser: FakeSynthesiser | None = None,
+    *,
+    ownership: Ownership | None = None,
+    owed: ResponseOptions | None = None,
     **changes: object,
 ) -> AsyncIterator[Stage]:
     said: list[tuple[float, events.Event]] = []
@@ -98,9 +110,12 @@ async def stage(
         recogniser or FakeRecogniser(["what time is it"]),
         synthesiser or FakeSynthesiser(),
         responder or FakeResponder(REPLY),
+        ownership=ownership or Alone(),
     )
     loop = asyncio.get_running_loop()
-    conversation = Conversation(settings(**changes), ports, FakeVad(), lambda event: said.append((loop.time(), event)))
+    conversation = Conversation(
+        settings(**changes), ports, FakeVad(), lambda event: said.append((loop.time(), event)), owed=owed
+    )
     task = asyncio.create_task(conversation.run())
     await asyncio.sleep(0)
     try:
