@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from antiphon.contracts.adapters import Capabilities
@@ -320,6 +320,8 @@ def loader(draw: st.DrawFn, name: str) -> Worker:
 refs = st.lists(st.sampled_from([ModelRef(name=name) for name in ("joe", "m0", "m1")]), max_size=2).map(tuple)
 
 
+@pytest.mark.timeout(20)
+@settings(max_examples=40, deadline=None)
 @given(st.data(), st.integers(0, 100), st.integers(0, 2**32))
 def test_where_it_would_be_loaded_is_where_that_evicts_least_for_every_caller(
     data: st.DataObject, count: int, seed: int

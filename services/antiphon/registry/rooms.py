@@ -95,6 +95,7 @@ class RoomTable:
     def __init__(self) -> None:
         self._names: list[str] = []
         self._at: dict[str, int] = {}
+        self._said: dict[str, Room] = {}
         self._rooms = np.zeros((3, 0))
         self._frozen = Rooms()
         self._named = self._changed = False
@@ -103,7 +104,10 @@ class RoomTable:
         return len(self._names)
 
     def put(self, name: str, room: Room) -> None:
-        """Say what room a worker has now."""
+        """Say what room a worker has now; most often it is what it was."""
+        if self._said.get(name) == room:
+            return
+        self._said[name] = room
         at = self._at.get(name)
         if at is None:
             at = self._at[name] = len(self._names)
@@ -119,6 +123,7 @@ class RoomTable:
         at = self._at.pop(name, None)
         if at is None:
             return
+        del self._said[name]
         last = self._names.pop()
         if last != name:
             self._names[at], self._at[last] = last, at
