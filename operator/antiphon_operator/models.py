@@ -14,7 +14,6 @@ from antiphon.contracts.resources import RevisionStatus, VoiceModel, WorkerPool
 from antiphon.contracts.resources.voice_model import Artifact, ModelMemory, Setting
 from antiphon.registry.placing import Ask, Host, Plan, Shortage, obstacle, place
 from antiphon.registry.records import ModelRecord, PoolRecord, Revision, Want, WorkerRecord
-from antiphon.registry.roster import Worker
 from antiphon_operator.context import Context
 from antiphon_operator.queueing import Key
 from antiphon_operator.reconcile.members import member_of
@@ -26,7 +25,6 @@ from antiphon_operator.reconcile.model import (
     asks_of,
     current,
     record_of,
-    reports_of,
     revisions_of,
     seen,
     sight_of,
@@ -88,7 +86,7 @@ def _say(context: Context, sync: RegistrySync) -> None:
     models = [model for body in bodies if isinstance(model := read(sync, body), VoiceModel)]
     refused_names = {_name(body) for body in bodies} - {model.metadata.name for model in models}
     taken = aliases_taken(models, {_name(body): str(body["metadata"].get("creationTimestamp", "")) for body in bodies})
-    reports = reports_of(_workers(sync))
+    reports = sync.reports()
     hosts = _hosts(sync, now)
     asks = [ask for model in models for ask in _asks(context, sync, model, reports.get(model.metadata.name, []))]
     plan = place(asks, hosts)
@@ -102,7 +100,15 @@ def _say(context: Context, sync: RegistrySync) -> None:
     _touch(context, sync, plan, taken)
     obstacles = {ask.key: why for ask in asks if ask.maximum == 0 and (why := obstacle(ask, hosts)) is not None}
     sync.plan = dataclasses.replace(plan, short={**obstacles, **plan.short})
-    sync.taken = taken
+    sync.taken, sync.lenders = taken, _by_model(plan.want)
+
+
+def _by_model(want: Mapping[str, Want]) -> dict[tuple[str, str], list[str]]:
+    workers: dict[tuple[str, str], list[str]] = {}
+    for worker, each in want.items():
+        for ref in (*each.hold, *each.may):
+            workers.setdefault((ref.name, ref.digest), []).append(worker)
+    return workers
 
 
 def _asks(context: Context, sync: RegistrySync, model: VoiceModel, reports: list[Report]) -> list[Ask]:
@@ -256,7 +262,7 @@ _OUR_OWN = ("conditions", "observedGeneration")
 
 def _picture(context: Context, sync: RegistrySync, model: VoiceModel, now: float) -> Picture:
     name = model.metadata.name
-    reports = reports_of(_workers(sync)).get(name, [])
+    reports = sync.reports().get(name, [])
     sight = _sight(sync, model, reports, now)
     course = advance(_course(model), target_of(model), model.spec.rollout, sight, datetime.now(UTC))
     active, plan = course.active, sync.plan
@@ -283,11 +289,8 @@ def _picture(context: Context, sync: RegistrySync, model: VoiceModel, now: float
 
 
 def _lenders(sync: RegistrySync, name: str, digest: str) -> tuple[str, ...]:
-    return tuple(
-        worker.name
-        for worker in _workers(sync)
-        if worker.serving and (want := sync.wanted.get(worker.name)) is not None and want.allows(name, digest)
-    )
+    workers = map(sync.worker, sync.lenders.get((name, digest), ()))
+    return tuple(worker.name for worker in workers if worker is not None and worker.serving)
 
 
 def _shortage(plan: Plan, name: str, digest: str, sync: RegistrySync) -> Shortage | None:
@@ -383,10 +386,6 @@ def _revision(record: ModelRecord) -> RevisionStatus | None:
         )
     except (AntiphonError, ValidationError):
         return None
-
-
-def _workers(sync: RegistrySync) -> list[Worker]:
-    return [worker for name in sync.members if (worker := sync.worker(name)) is not None]
 
 
 def _name(body: Body) -> str:

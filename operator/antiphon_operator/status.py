@@ -52,6 +52,8 @@ class StatusWriter:
     ) -> None:
         """Say this of an object, now or as soon as it may be said, and tell events of conditions that turned.
 
+        That something is Ready no more is said at once: people and programs rely on it.
+
         Args:
             key: The object's, to come again where it must wait.
             body: The object as it is known.
@@ -71,8 +73,9 @@ class StatusWriter:
         said = {**status, "observedGeneration": generation, "conditions": found}
         if _is_said(said, before):
             return
+        turned = changed(found, stood)
         wait_s = self._wait_s(metadata["uid"], before, said, frozenset(numbers))
-        if wait_s > 0:
+        if wait_s > 0 and not any(each["type"] == "Ready" and each["status"] == "False" for each in turned):
             self._queue.add(key, wait_s)
             return
         self._not_before_s[metadata["uid"]] = self._clock() + BETWEEN_S
@@ -83,7 +86,7 @@ class StatusWriter:
                 raise
             # Deleted, or deleted and made again: what there is now will be looked at.
             return
-        await self._tell(key, body, changed(found, stood), warnings or {})
+        await self._tell(key, body, turned, warnings or {})
 
     def _wait_s(self, uid: str, before: Mapping[str, Any], said: Mapping[str, Any], numbers: frozenset[str]) -> float:
         now = self._clock()

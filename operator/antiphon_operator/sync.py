@@ -16,6 +16,7 @@ from antiphon.registry.records import Lease, ModelRecord, PoolRecord, Want, Work
 from antiphon.registry.snapshot import RegistryReader, Snapshot, Worker
 from antiphon.registry.writer import RegistryWriter
 from antiphon_operator.queueing import Key, WorkQueue
+from antiphon_operator.reconcile.model import Report, reports_of
 
 SETTLE_S = 5.0
 """So long after the registry was first read, a member that was not heard of is taken for dead."""
@@ -57,6 +58,8 @@ class RegistrySync:
         """What each worker was last asked to hold."""
         self.said: Mapping[str, ModelRecord] = {}
         """What the catalogue was last made, by name."""
+        self.lenders: Mapping[tuple[str, str], list[str]] = {}
+        """By name and digest: workers that may hold a model, be it for a caller."""
         self.taken: Mapping[str, Mapping[str, str]] = {}
         """Model -> alias -> whose it is already."""
         self.leaving_s: dict[tuple[str, str], float] = {}
@@ -76,6 +79,7 @@ class RegistrySync:
         self._begun_s: float | None = None
         self._read_s: float | None = None
         self._last: dict[str, tuple[Lease, float]] = {}
+        self._reports: tuple[object, Mapping[str, list[Report]]] = None, {}
 
     # --- what is known ------------------------------------------------------------------------------------------------
 
@@ -121,6 +125,17 @@ class RegistrySync:
             return None
         known = self.snapshot.workers.get(name)
         return Worker(name, record, known.lease if known is not None else None)
+
+    def workers(self) -> list[Worker]:
+        """All members with what is known of them."""
+        return [worker for name in self.members if (worker := self.worker(name)) is not None]
+
+    def reports(self) -> Mapping[str, list[Report]]:
+        """What all members that are alive say, by the model's name; made once for each snapshot."""
+        made_of = (self.snapshot.version, self.members)
+        if self._reports[0] != made_of:
+            self._reports = made_of, reports_of(self.workers())
+        return self._reports[1]
 
     def last_lease(self, name: str, now: float) -> Lease | None:
         """What a worker says of itself, or said until a moment ago."""
