@@ -94,7 +94,7 @@ def test_every_value_is_described() -> None:
 @pytest.mark.parametrize("file", DOCKERFILES, ids=lambda path: path.stem)
 def test_images_are_made_alike(file: Path) -> None:
     text, pattern = file.read_text(), DOCKERFILES[0].read_text()
-    shared = text[text.index("ARG BASE") : text.index("FROM tools AS installed")]
+    shared = text[text.index("ARG BASE") : text.index("FROM tools AS dependencies")]
     assert shared in pattern, "what is the same in every image is built once"
     final = text[text.rindex("\nFROM ") :]
     assert "FROM ${BASE}" in final and "USER 10001:10001" in final and "ENTRYPOINT" in final
