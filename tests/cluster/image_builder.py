@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Self
 
-from cluster_binaries import CACHE, Missing
+from cluster_binaries import CACHE, Missing, one_at_a_time
 from cluster_processes import Daemon, wait_for
 
 ROOT = Path(__file__).parents[2]
@@ -132,6 +132,11 @@ def sources() -> list[Path]:
 
 def images() -> Path:
     """One archive of all images of services/docker/ and of e2e/stand_ins/, built when their sources have changed."""
+    with one_at_a_time():
+        return build_images()
+
+
+def build_images() -> Path:
     archive, stamp, told = IMAGES / "images.tar", IMAGES / "images.stamp", digest_of(sources())
     if archive.exists() and stamp.exists() and stamp.read_text() == told:
         return archive

@@ -5,6 +5,7 @@ their mounts are gone with it. The network is the machine's own: its processes a
 """
 
 import contextlib
+import fcntl
 import os
 import shutil
 import signal
@@ -17,6 +18,7 @@ ADDRESS = "10.200.0.1"
 PODS = "10.244.0.0/16"
 LINK = "antiphon0"
 RUN = Path("/run/antiphon-cluster")
+LOCK = Path("/run/antiphon-cluster.lock")
 # kubelet and kube-proxy write these and never put them back.
 SYSCTLS = (
     "net.ipv4.ip_forward",
@@ -50,6 +52,9 @@ class NodeNamespace:
     def __init__(self, folder: Path) -> None:
         self.kubelet = folder / "var-lib-kubelet"
         script = INIT.format(private=" ".join(PRIVATE), kubelet=self.kubelet, ready=RUN / "ready")
+        self._lock = LOCK.open("w")
+        # One a machine: the end of another one is waited for.
+        fcntl.flock(self._lock, fcntl.LOCK_EX)
         flags = ("--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "--propagation", "private")
         self._init = Daemon("namespace", ["unshare", *flags, "bash", "-euc", script], folder / "namespace.log")
 
@@ -75,6 +80,7 @@ class NodeNamespace:
         """End everything inside and put the machine back."""
         self._init.stop(signal.SIGKILL)
         clear()
+        self._lock.close()
 
     def enter(self, *command: str | Path) -> list[str | Path]:
         """A command line that runs a command inside."""

@@ -8,10 +8,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = [
-    pytest.mark.component,
-    pytest.mark.skipif(sys.platform != "linux", reason="a process' signal handlers are read from /proc"),
-]
+pytestmark = pytest.mark.component
 
 
 def handles(process: "subprocess.Popen[bytes]", number: signal.Signals) -> bool:
@@ -20,6 +17,7 @@ def handles(process: "subprocess.Popen[bytes]", number: signal.Signals) -> bool:
     return bool(int(caught, 16) >> (number - 1) & 1)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="a process' signal handlers are read from /proc")
 def test_it_ends_at_once() -> None:
     process = subprocess.Popen([sys.executable, "-m", "antiphon.worker"], stderr=subprocess.DEVNULL)
     try:
