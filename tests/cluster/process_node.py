@@ -132,13 +132,9 @@ class ProcessNode:
         await kubernetes_config.load_kube_config(str(self._plane.kubeconfig), client_configuration=configuration)
         async with api.ApiClient(configuration) as connection:
             core = api.CoreV1Api(connection)
-            try:
-                async with asyncio.TaskGroup() as tasks:
-                    tasks.create_task(self._beat(core, api.CoordinationV1Api(connection)))
-                    tasks.create_task(self._follow(core, tasks))
-            finally:
-                for process in self._pods.values():
-                    process.send(signal.SIGKILL)
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._beat(core, api.CoordinationV1Api(connection)))
+                tasks.create_task(self._follow(core, tasks))
 
     async def _beat(self, core: api.CoreV1Api, leases: api.CoordinationV1Api) -> None:
         capacity = {"cpu": "64", "memory": "256Gi", "pods": "250"}
@@ -188,7 +184,8 @@ class ProcessNode:
         process = self._pods.get(uid)
         if process is None:
             host = next(self._hosts)
-            address = f"127.{100 + self._network}.{host // 250}.{host % 250 + 1}"
+            # Of this process's own: nodes of several test runs may stand side by side.
+            address = f"127.{1 + os.getpid() % 250}.{self._network}.{host}"
             process = self._pods[uid] = _PodProcess(core, pod, address, self._folder, self._command(pod), self._env)
             tasks.create_task(process.run(), name=f"pod-{process.pod_name}")
         if pod["metadata"].get("deletionTimestamp"):
@@ -241,13 +238,24 @@ class _PodProcess:
         self.is_ready = False
 
     async def run(self) -> None:
-        """Keep it running until it has to end, then let the pod go."""
+        """Keep it running until it has to end, then let the pod go; cancelled, the process is killed."""
         self._folder.mkdir(parents=True, exist_ok=True)
-        ending = asyncio.create_task(self._end.wait())
-        while not self._end.is_set():
-            self._process = await self._start()
-            probing = asyncio.create_task(self._probe())
-            ended = asyncio.create_task(self._process.wait())
+        try:
+            while not self._end.is_set():
+                await self._live()
+        finally:
+            self.send(signal.SIGKILL)
+            if self._process is not None:
+                await self._process.wait()
+        await self._let_go()
+
+    async def _live(self) -> None:
+        """One life of the process, and the time until the next."""
+        self._process = await self._start()
+        async with asyncio.TaskGroup() as tasks:
+            probing = tasks.create_task(self._probe())
+            ending = tasks.create_task(self._end.wait())
+            ended = tasks.create_task(self._process.wait())
             await asyncio.wait({ended, ending}, return_when=asyncio.FIRST_COMPLETED)
             if self._end.is_set():
                 self.send(signal.SIGTERM)
@@ -255,13 +263,13 @@ class _PodProcess:
                 self.send(signal.SIGKILL)
             await ended
             probing.cancel()
-            await asyncio.wait({probing})
-            if not self._end.is_set():
-                self._restarts += 1
-                await self._tell({"waiting": {"reason": "CrashLoopBackOff"}}, ready=False)
-                await asyncio.wait({ending}, timeout=RESTART_S)
-        ending.cancel()
-        await self._let_go()
+            ending.cancel()
+        if not self._end.is_set():
+            self._restarts += 1
+            await self._tell({"waiting": {"reason": "CrashLoopBackOff"}}, ready=False)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(RESTART_S):
+                    await self._end.wait()
 
     async def _start(self) -> asyncio.subprocess.Process:
         environment = await self._environment()
@@ -275,19 +283,17 @@ class _PodProcess:
     async def _probe(self) -> None:
         """Ready as its readiness probe says: gRPC health, or an HTTP answer."""
         probe = self._container.get("readinessProbe", {})
-        while True:
-            ready = await (self._answers_http(probe["httpGet"]) if "httpGet" in probe else self._answers_grpc(probe))
-            if ready != self.is_ready:
-                await self._tell({"running": {"startedAt": _now()}}, ready=ready)
-            await asyncio.sleep(PROBE_S)
-
-    async def _answers_grpc(self, probe: Body) -> bool:
-        async with grpc.aio.insecure_channel(f"{self.address}:{probe['grpc']['port']}") as channel:
-            with contextlib.suppress(grpc.aio.AioRpcError):
-                stub = health_pb2_grpc.HealthStub(channel)
-                answer = await stub.Check(health_pb2.HealthCheckRequest(), timeout=1.0)
-                return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
-        return False
+        port = probe["grpc"]["port"] if "grpc" in probe else 0
+        # Not grpc.aio: it wants one event loop a process, and this is the second.
+        with grpc.insecure_channel(f"{self.address}:{port}") as channel:
+            while True:
+                if "httpGet" in probe:
+                    ready = await self._answers_http(probe["httpGet"])
+                else:
+                    ready = await asyncio.to_thread(_is_serving, channel)
+                if ready != self.is_ready:
+                    await self._tell({"running": {"startedAt": _now()}}, ready=ready)
+                await asyncio.sleep(PROBE_S)
 
     async def _answers_http(self, probe: Body) -> bool:
         ports = {port.get("name"): port["containerPort"] for port in self._container.get("ports", [])}
@@ -364,7 +370,8 @@ class _PodProcess:
     async def _value(self, variable: Body) -> str:
         source = variable.get("valueFrom")
         if source is None:
-            return str(variable.get("value", ""))
+            said = str(variable.get("value", ""))
+            return self.address if said == "0.0.0.0" else said  # all addresses of a pod are its own one
         if "fieldRef" in source:
             fields = {
                 "metadata.name": self.pod_name,
@@ -396,6 +403,13 @@ class _PodProcess:
                     (local / key).write_text(value)
             found[mount["mountPath"]] = local
         return found
+
+
+def _is_serving(channel: grpc.Channel) -> bool:
+    with contextlib.suppress(grpc.RpcError):
+        answer = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=1.0)
+        return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
+    return False
 
 
 def _now(*, micro: bool = False) -> str:
