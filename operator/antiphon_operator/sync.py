@@ -79,6 +79,7 @@ class RegistrySync:
         self._begun_s: float | None = None
         self._read_s: float | None = None
         self._last: dict[str, tuple[Lease, float]] = {}
+        self._gone_s: dict[str, float] = {}
         self._reports: tuple[object, Mapping[str, list[Report]]] = None, {}
 
     # --- what is known ------------------------------------------------------------------------------------------------
@@ -124,7 +125,9 @@ class RegistrySync:
         if record is None:
             return None
         known = self.snapshot.workers.get(name)
-        return Worker(name, record, known.lease if known is not None else None)
+        if known is None or known.heard_s <= self._gone_s.get(name, -1.0):
+            return Worker(name, record)  # what is known was said by a process that has ended since
+        return Worker(name, record, known.lease, known.heard_s)
 
     def workers(self) -> list[Worker]:
         """All members with what is known of them."""
@@ -146,6 +149,9 @@ class RegistrySync:
 
     def say_members(self, members: Mapping[str, WorkerRecord]) -> None:
         """Make these all of the members; the fastest part, for routing goes by it. Never blocks."""
+        now = asyncio.get_running_loop().time()
+        self._gone_s = {name: then for name, then in self._gone_s.items() if now - then < ABSENT_S}
+        self._gone_s |= dict.fromkeys(self.members.keys() - members.keys(), now)
         self.members = dict(members)
         self._last = {name: known for name, known in self._last.items() if name in members}
         self._writer.set_workers(members)

@@ -269,6 +269,7 @@ def test_ready_is_not_said_of_what_has_died(site: Site) -> None:
 
 
 def test_a_registry_that_was_lost_is_said_and_filled_again(site: Site) -> None:
+    site.wait_patiently(lambda: len(site.holders("joe")) == 2, "both workers")
     site.until("joe", "Ready", "Callable")
     site.valkey.stop(signal.SIGKILL)
     site.until("joe", "Degraded", "RegistryUnreachable")
