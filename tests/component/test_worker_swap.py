@@ -5,6 +5,7 @@ import contextlib
 import random
 from collections import Counter
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 from registry_cluster import RATE_HZ, Player, voice
@@ -12,7 +13,7 @@ from worker_site import Site, own, site
 
 from antiphon.audio.pcm import pcm_to_float
 from antiphon.contracts.models import ModelSpec, revision_digest
-from antiphon.conversation.ports import SynthesisRequest
+from antiphon.conversation.ports import ModelLoading, SynthesisRequest
 from antiphon.registry.fitness import RouteRequest, revisions
 from antiphon.registry.records import ModelRecord, Revision
 from antiphon.testing.tones import decode_words
@@ -47,12 +48,26 @@ def in_the_half_of(spec: ModelSpec) -> str:
     )
 
 
+class PatientPlayer(Player):
+    """Counts what it is told of loads."""
+
+    loading = 0
+
+    def _take(self, part: Any) -> None:
+        if isinstance(part, ModelLoading):
+            self.loading += 1
+        else:
+            super()._take(part)
+
+
 class Callers:
     """Twenty callers, each with a session of its own."""
 
     def __init__(self, made: Site) -> None:
         self._voices = made.orchestrator.voices
         self.spoken: Counter[int] = Counter()
+        self.waited = 0
+        """Replies that began with the word that the model is being loaded."""
         self.over = False
 
     async def call(self, session: str) -> list[int]:
@@ -64,7 +79,7 @@ class Callers:
             try:
                 stream.push_text(TEXT)
                 stream.end()
-                player = Player(stream, speed=2)
+                player = PatientPlayer(stream, speed=2)
                 await player.run()
             finally:
                 await stream.aclose()
@@ -72,6 +87,7 @@ class Callers:
             assert decode_words(samples, RATE_HZ) == list(range(WORDS)) and not player.restarted
             lengths.append(min((OLD_MS, NEW_MS), key=lambda ms: abs(len(samples) / RATE_HZ * 1000 - ms * WORDS)))
             self.spoken[lengths[-1]] += 1
+            self.waited += bool(player.loading)
         return lengths
 
     async def spoken_more(self, ms: int, replies: int = CALLERS) -> None:
@@ -147,6 +163,24 @@ async def test_no_word_is_lost_when_memory_does_not_allow_both_and_two_workers_t
             await callers.spoken_more(NEW_MS)
         print(f"replies by milliseconds a word: {dict(callers.spoken)}; lost: 0")
         assert all(lengths == sorted(lengths) for lengths in heard)
+
+
+async def test_with_one_worker_and_no_memory_for_both_new_replies_wait_and_are_told_so() -> None:
+    slow = voice("tones", ms_per_word=NEW_MS, memory_mib=30, load_ms=300)
+    async with site() as made, made.worker("w1", MEMORY_BUDGET_MIB=40):
+        made.writer.set_models([record((OLD, 100))])
+        made.place("w1", OLD)
+        await made.warm("w1", OLD)
+        callers = Callers(made)
+        async with calling(callers) as heard:
+            await callers.spoken_more(OLD_MS)
+            made.writer.set_models([record((OLD, 100), (slow, 0))])
+            await callers.spoken_more(OLD_MS)
+            made.writer.set_models([record((OLD, 0), (slow, 100))])
+            made.place("w1", slow)
+            await callers.spoken_more(NEW_MS)
+        print(f"replies by milliseconds a word: {dict(callers.spoken)}; {callers.waited} waited; lost: 0")
+        assert callers.waited and all(lengths == sorted(lengths) for lengths in heard)
 
 
 async def test_no_word_is_lost_while_a_revision_that_fails_has_half_of_the_weight() -> None:

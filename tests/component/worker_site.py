@@ -12,6 +12,7 @@ from registry_cluster import NAMESPACE
 from test_orchestrator_load_on_miss import Orchestrator
 
 from antiphon.contracts.models import ModelSpec, revision_digest
+from antiphon.orchestrator.workers.fleet import Deadlines
 from antiphon.registry.embedded import EmbeddedValkey
 from antiphon.registry.records import ModelRecord, ModelRef, ResidentModel, Want
 from antiphon.registry.writer import RegistryWriter
@@ -34,6 +35,7 @@ class Site:
         self.lose = registry.stop
         self.writer = RegistryWriter(url, NAMESPACE, adopt="local")
         self.orchestrator = Orchestrator("one", url)
+        self.orchestrator.fleet.deadlines = Deadlines()
 
     def place(self, worker: str, *specs: ModelSpec) -> None:
         refs = (ModelRef(name=spec.name, digest=revision_digest(spec)) for spec in specs)

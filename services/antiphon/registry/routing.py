@@ -16,11 +16,14 @@ from antiphon.registry.records import WIRE_VERSION, Lease, ModelRecord
 from antiphon.registry.rooms import Rooms
 from antiphon.registry.snapshot import Snapshot, Worker
 
-__all__ = ["Candidate", "Refusal", "RouteRequest", "Verdict", "explain", "route"]
+__all__ = ["Candidate", "Excluded", "Refusal", "RouteRequest", "Verdict", "explain", "route"]
 
 LIMIT = 4
 """How many candidates are looked for: the first is asked, the next ones tell whether there is another."""
 _HELD = ("warm", "in_use")
+
+Excluded = str | tuple[str, str]
+"""A worker; or a worker and the digest of a revision that it is not asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +60,7 @@ def route(
     request: RouteRequest,
     snapshot: Snapshot,
     *,
-    exclude: Collection[str] = (),
+    exclude: Collection[Excluded] = (),
     affinity: str | None = None,
     rng: random.Random,
     limit: int = LIMIT,
@@ -67,7 +70,7 @@ def route(
     Args:
         request: What is wanted.
         snapshot: What is known.
-        exclude: Workers that are not to be asked now.
+        exclude: Workers that are not to be asked now, or only not for one revision.
         affinity: The worker that served this session before; preferred as long as it holds the model.
         rng: Breaks the ties.
         limit: How many are looked for.
@@ -85,7 +88,7 @@ def route(
 
 
 def explain(
-    request: RouteRequest, snapshot: Snapshot, *, exclude: Collection[str] = (), rng: random.Random | None = None
+    request: RouteRequest, snapshot: Snapshot, *, exclude: Collection[Excluded] = (), rng: random.Random | None = None
 ) -> list[Verdict]:
     """Why each worker was, or was not, considered; for the revision that the session would get."""
     model = snapshot.model(request.task, request.model)
@@ -105,7 +108,7 @@ class _Search:
     model: ModelRecord
     digest: str
     snapshot: Snapshot
-    exclude: Collection[str]
+    exclude: Collection[Excluded]
 
     def candidates(self, affinity: str | None, limit: int, rng: random.Random) -> list[Candidate]:
         index, name = self.snapshot.index, self.model.name
@@ -131,7 +134,7 @@ class _Search:
             return Refusal.ENGINE_MISSING
         if lease.max_streams and lease.streams >= lease.max_streams:
             return Refusal.FULL
-        if worker.name in self.exclude:
+        if worker.name in self.exclude or (worker.name, self.digest) in self.exclude:
             return Refusal.FAILED
         return None
 

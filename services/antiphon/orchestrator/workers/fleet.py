@@ -15,7 +15,7 @@ from antiphon.orchestrator.names import Names
 from antiphon.orchestrator.workers.breaker import Breakers
 from antiphon.orchestrator.workers.channels import WorkerChannels
 from antiphon.orchestrator.workers.loads import Loads
-from antiphon.registry.routing import Candidate, Refusal, RouteRequest, Verdict, explain, route
+from antiphon.registry.routing import Candidate, Excluded, Refusal, RouteRequest, Verdict, explain, route
 from antiphon.registry.snapshot import RegistryReader, Snapshot
 
 ATTEMPTS = 6
@@ -76,27 +76,32 @@ class Tries:
     """No worker held the model when it was asked for."""
     avoided: tuple[str, ...] = ()
     """Revisions that have failed, while there are others."""
-    _until: dict[str, float] = field(default_factory=dict)
+    _until: dict[Excluded, float] = field(default_factory=dict)
 
     def progress(self) -> None:
         """Note that something came of it that no failure takes back."""
         self.failures = 0
         self.since_s = None
 
-    def failed(self, worker: str, error: AntiphonError, now: float) -> None:
-        """Note that this worker failed; it is left alone for as long as it asked, or half a second."""
+    def failed(self, candidate: Candidate, error: AntiphonError, now: float) -> None:
+        """Note that this worker failed; it is left alone for as long as it asked, or half a second.
+
+        Where it has only not the revision, it may be asked for another one.
+        """
         self._note(error, now)
+        lacks = error.reason in (Reason.MODEL_LOADING, Reason.MODEL_UNKNOWN, Reason.LOAD_FAILED)
+        excluded = (candidate.worker, candidate.digest) if lacks else candidate.worker
         after_s = AGAIN_S if error.retry_after_ms is None else error.retry_after_ms / 1000
-        self._until[worker] = now + after_s
+        self._until[excluded] = now + after_s
 
     def failed_by(self, revision: str, error: AntiphonError, now: float) -> None:
         """Note that this revision failed, whoever holds it: the others come first now."""
         self._note(error, now)
         self.avoided += (revision,)
 
-    def excluded(self, now: float) -> set[str]:
-        """The workers that this stream does not ask now."""
-        return {worker for worker, until in self._until.items() if until > now}
+    def excluded(self, now: float) -> set[Excluded]:
+        """Whom this stream does not ask now."""
+        return {excluded for excluded, until in self._until.items() if until > now}
 
     def _note(self, error: AntiphonError, now: float) -> None:
         self.failures += 1
@@ -320,7 +325,7 @@ class Fleet:
         if error.reason is Reason.ENGINE_FAULT and self._has_another(choice, tries):
             tries.failed_by(revision, error, now)
         else:
-            tries.failed(worker, error, now)
+            tries.failed(choice.candidate, error, now)
         known = self._reader.snapshot.workers.get(worker)
         if error.reason not in (Reason.WORKER_LOST, Reason.TIMEOUT):
             self._breakers.answered(worker)
