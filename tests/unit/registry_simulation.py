@@ -152,13 +152,9 @@ class SimulatedRedis:
     def claim_registry(self, keys: list[str], arguments: list[str]) -> bytes:
         nonce, floor, form, _, sequence, seen, *records = arguments
         meta, epoch = keys[0], int(self._hget(keys[0], "epoch", "0"))
-        if self._hget(meta, "nonce") == nonce:
-            if int(self._hget(meta, "sequence")) >= int(sequence):
-                return b"changed"
-        else:
-            if epoch != int(seen):
-                return b"changed"
-            epoch = max(epoch, int(floor)) + 1
+        if epoch != int(seen):
+            return b"changed"
+        epoch = max(epoch, int(floor)) + 1
         for key in keys[2:]:
             self.hashes.pop(key, None)
         self._hset(meta, nonce=nonce, epoch=str(epoch), format=form, sequence=sequence)

@@ -25,7 +25,7 @@ from antiphon.registry.roster import Index, Roster
 from antiphon.registry.routing import Refusal, RouteRequest, explain, route
 from antiphon.registry.snapshot import Snapshot, Worker
 
-pytestmark = pytest.mark.unit
+pytestmark = [pytest.mark.unit, pytest.mark.timeout(20)]
 
 JOE = RouteRequest("tts", "joe")
 MODEL = ModelRecord(name="joe", task="tts", engine="piper")
@@ -320,7 +320,6 @@ def loader(draw: st.DrawFn, name: str) -> Worker:
 refs = st.lists(st.sampled_from([ModelRef(name=name) for name in ("joe", "m0", "m1")]), max_size=2).map(tuple)
 
 
-@pytest.mark.timeout(20)
 @settings(max_examples=40, deadline=None)
 @given(st.data(), st.integers(0, 100), st.integers(0, 2**32))
 def test_where_it_would_be_loaded_is_where_that_evicts_least_for_every_caller(
