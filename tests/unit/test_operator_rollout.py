@@ -312,9 +312,3 @@ def test_what_leaves_stays_in_the_catalogue_without_weight() -> None:
     record = record_of(stage.model, leaving=[old])
     assert [(each.digest, each.weight) for each in record.revisions] == [(old.digest, 0), (record.digest, 100)]
     assert not record_of(stage.model).revisions
-
-
-def test_demand_brings_a_model_to_no_more_workers_than_it_may_be_on() -> None:
-    bound = Play(2, 200, spec={"residency": {"policy": "Pinned", "maxReplicas": 1}})
-    free = Play(2, 200, spec={"residency": {"policy": "Pinned"}})
-    assert [ask.on_demand for stage in (bound, free) for ask in asks_of(stage.model, None, None, {})] == [False, True]

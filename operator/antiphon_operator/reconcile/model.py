@@ -234,7 +234,6 @@ def asks_of(
             priority=residency.priority,
             pools=pools,
             order=order,
-            on_demand=residency.max_replicas is None,  # demand brings it to no more workers than it may be on
         )
 
     if candidate is None or sight is None:
