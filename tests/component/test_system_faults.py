@@ -332,9 +332,23 @@ def name_of(fault: Any) -> str:
     return str(fault.__name__)
 
 
+def listens(process: psutil.Process, port: int) -> bool:
+    """Whether an orchestrator takes connections: it may have been started only just now."""
+    try:
+        sockets = process.net_connections("tcp")
+    except psutil.NoSuchProcess:
+        return False
+    return any(one.status == psutil.CONN_LISTEN and one.laddr.port == port for one in sockets)
+
+
 def recovered(stage: Stage) -> None:
+    port = int(stage.system.url.rsplit(":", 1)[1])
     wait_until(
-        lambda: len(stage.workers()) == 3 and len(stage.orchestrators()) == 2,
+        lambda: (
+            len(stage.workers()) == 3
+            and len(stage.orchestrators()) == 2
+            and all(listens(one, port) for one in stage.orchestrators())
+        ),
         lambda: "not all came back:\n" + stage.system.told(),
         30,
     )

@@ -50,8 +50,8 @@ class Output:
 
     @property
     def is_begun(self) -> bool:
-        """Whether the world knows of anything in it."""
-        return self.is_shown and bool(self._items)
+        """Whether the world knows of anything in it, but for what is spoken."""
+        return self.is_shown and any(not (isinstance(item, Message) and item.spoken) for item in self._items)
 
     def commit(self) -> None:
         """Show what waited, and from now on everything at once."""

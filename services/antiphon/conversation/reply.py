@@ -111,8 +111,8 @@ class Reply:
 
     @property
     def begun(self) -> bool:
-        """Whether the world knows of anything in it."""
-        return self._output.is_begun
+        """Whether anything in it was heard, or is known otherwise."""
+        return self._playout.sent_samples > 0 or self._output.is_begun
 
     def set_gain_db(self, gain_db: float) -> None:
         """Lower or restore the voice, without a click."""

@@ -213,6 +213,8 @@ class Connection:
     def _play(self, event: events.OutputAudio) -> None:
         session = self._commands.session
         new = event.item_id != self._reply_item
+        if new:
+            self._hold.changed(settled=True)  # from now on this reply is not owed
         self._reply_generation, self._reply_item = event.generation, event.item_id
         if not session.extended:
             for translated in self._translator.translate(event):
@@ -261,7 +263,7 @@ class Connection:
                 | events.ItemDeleted()
                 | events.ItemTruncated()
                 | events.TurnCompleted()
-                | events.OutputMessageStarted()  # from now on no reply is owed
+                | events.OutputMessageStarted()
                 | events.FunctionCallStarted()
             ):
                 self._hold.changed(settled=True)

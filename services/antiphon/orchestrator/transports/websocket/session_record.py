@@ -49,8 +49,8 @@ def settings_json(session: SessionResource, owed: ResponseOptions | None = None)
 def history_json(items: Iterable[Item], shown: Mapping[str, str]) -> tuple[dict[str, Any], ...]:
     """What was said, the newest items of it; `shown` holds what was heard of replies that are not over yet.
 
-    What is not finished is kept as it would be if it broke off here: a reply as it was heard, speech that is not
-    written down and a call whose arguments are not whole not at all.
+    What is not finished is kept as it would be if it broke off here: a reply as it was heard, one of which nothing was
+    heard, speech that is not written down and a call whose arguments are not whole not at all.
     """
     kept: list[dict[str, Any]] = []
     chars = 0
@@ -70,7 +70,8 @@ def _finished(item: Item, shown: Mapping[str, str]) -> Item | None:
     if item.status != "in_progress":
         return item
     if isinstance(item, Message) and item.role == "assistant":
-        return replace(item, text=shown.get(item.id, item.text), status="incomplete")
+        text = shown.get(item.id, item.text)
+        return replace(item, text=text, status="incomplete") if text else None
     return None
 
 
