@@ -16,7 +16,7 @@ from antiphon_operator.queueing import Key
 from antiphon_operator.reconcile.difference import is_so
 from antiphon_operator.reconcile.pool import Manifest, Surroundings, manifests
 from antiphon_operator.reconcile.pool_status import Observed, Said, pool_refused, pool_status
-from antiphon_operator.world import DELETION_COST, DRAINING, POOL, Body
+from antiphon_operator.world import DELETION_COST, DRAINING, POOL, Body, is_ours
 
 MARK_S = 0.25
 """Between the mark on workers that must leave and their end: callers learn of it first."""
@@ -95,9 +95,9 @@ async def _apply(context: Context, kind: str, manifest: Manifest) -> str:
     namespace, name = metadata["namespace"], metadata["name"]
     live = context.world.get(kind, namespace, name)
     owner = metadata["ownerReferences"][0]["uid"]
-    if live is None and context.world.is_foreign(kind, namespace, name):
+    if (live is None and context.world.is_foreign(kind, namespace, name)) or (live is not None and not is_ours(live)):
         return f"{name} exists and is not the pool's. Delete it, or give the pool another name."
-    if live is not None and not _belongs(live, owner):
+    if live is not None and live["metadata"].get("ownerReferences") and not _belongs(live, owner):
         # Of a pool of this name that was there before: it is about to go, and is made anew then.
         raise ApiError(409, f"{kind} {name} of a former pool is still there.")
     if live is not None and is_so(manifest, live):
@@ -204,7 +204,8 @@ def _observe(context: Context, pool: WorkerPool, refusals: Mapping[str, str]) ->
         pods=context.world.pods(namespace, name),
         deployment=children.get("Deployment"),
         workers=_workers(context, namespace),
-        registry_stale=registry is not None and registry.snapshot.version > 0 and registry.snapshot.stale,
+        registry_stale=registry is not None and bool(registry.trouble or registry.snapshot.stale),
+        registry_read=registry is None or registry.has_read,
         refusals=refusals,
         claim_mode=_claimed(children),
     )

@@ -186,5 +186,7 @@ def _concerns_us(kind: str, body: Body) -> bool:
 
 
 def is_ours(child: Body) -> bool:
-    """Whether an object belongs to a WorkerPool."""
-    return any(owner.get("kind") == POOL for owner in child["metadata"].get("ownerReferences") or ())
+    """Whether an object belongs to a WorkerPool, or did until the pool was deleted without it."""
+    metadata = child["metadata"]
+    owned = any(owner.get("kind") == POOL for owner in metadata.get("ownerReferences") or ())
+    return owned or (metadata.get("labels") or {}).get(MANAGER_LABEL) == MANAGER

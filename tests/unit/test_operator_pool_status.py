@@ -181,6 +181,12 @@ def test_a_registry_out_of_reach_changes_nothing_else() -> None:
     assert before == after
 
 
+def test_a_registry_that_was_never_read_leaves_open_who_lives() -> None:
+    said = say(Observed(pool(), (pod("a"),), deployment(), registry_stale=True, registry_read=False))
+    assert said["Ready"].status == said["Available"].status == "Unknown"
+    assert said["Degraded"].reason == "RegistryOutOfReach"
+
+
 def test_a_model_that_failed_and_a_claim_for_one_node_are_told() -> None:
     failed = ResidentModel(name="joe", state="failed", message="expected sha256:a, got sha256:b")
     assert "joe: expected sha256:a" in say(serving(worker("a", failed)))["Degraded"].message

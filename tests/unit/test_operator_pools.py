@@ -27,6 +27,8 @@ class FakeRegistry:
     """What the registry would say."""
 
     snapshot: Snapshot = field(default_factory=lambda: Snapshot(version=1, stale=False))
+    trouble: str = ""
+    has_read: bool = True
 
     def say(self, **streams: int) -> None:
         workers = {
@@ -200,6 +202,19 @@ async def test_a_claim_that_is_asked_for_no_more_is_deleted() -> None:
     assert site.cluster.holds("PersistentVolumeClaim", "voices", {"spec": {"accessModes": ["ReadWriteOnce"]}})
     site.ask()
     assert ("delete", "PersistentVolumeClaim", "voices") in await site.reconcile()
+
+
+async def test_what_a_deleted_pool_left_on_purpose_is_taken_up_by_its_successor() -> None:
+    site = Site()
+    await site.settle()
+    for kind in ("Deployment", "Service", "ServiceAccount", "PodDisruptionBudget", "NetworkPolicy"):
+        live = site.cluster.objects[kind, "team", "voices"]
+        metadata = {name: value for name, value in live["metadata"].items() if name != "ownerReferences"}
+        del site.cluster.objects[kind, "team", "voices"]
+        site.cluster.store(kind, {**live, "metadata": metadata})
+    site.hear()
+    assert len([each for each in await site.reconcile() if each[0] == "apply"]) == 5
+    assert site.cluster.holds("Deployment", "voices", {"metadata": {"ownerReferences": [{"kind": "WorkerPool"}]}})
 
 
 async def test_a_spec_that_cannot_be_read_is_said_and_touches_nothing() -> None:

@@ -25,6 +25,7 @@ from antiphon_operator.reconcile.pool import selector, surge
 from antiphon_operator.world import Body
 
 _SHORT = re.compile(r"Insufficient ([^\s,.]+(?:[./][^\s,.]+)*)")
+_NOT_READ = "The registry was not in reach since the operator began to lead: it does not know which workers live."
 _STUCK = {
     "CrashLoopBackOff": "ends again and again",
     "ImagePullBackOff": "has an image that cannot be pulled",
@@ -48,6 +49,8 @@ class Observed:
     """The registry's members by name."""
     registry_stale: bool = False
     """The registry is out of reach: its last word is what `workers` has."""
+    registry_read: bool = True
+    """It was in reach at least once: before, nobody knows which workers live."""
     refusals: Mapping[str, str] = field(default_factory=dict)
     """Kind -> why the API server, or somebody else's object, stands in the way of a child."""
     claim_mode: str = ""
@@ -79,7 +82,7 @@ def pool_status(observed: Observed) -> Said:
     }
     findings = [
         _accepted(observed),
-        _available(serving, wanted),
+        _available(observed, serving),
         _ready(observed, serving),
         _progressing(observed, pods),
         _scheduled(observed, pods),
@@ -102,11 +105,13 @@ def _accepted(observed: Observed) -> Finding:
     return Finding.of("Accepted", False, f"{kind}Refused", f"{kind}: {message}")
 
 
-def _available(serving: Sequence[Worker], wanted: int) -> Finding:
+def _available(observed: Observed, serving: Sequence[Worker]) -> Finding:
     if serving:
         return Finding.of("Available", True, "Serving", f"{_workers(len(serving))} can be called.")
-    if wanted == 0:
+    if observed.pool.spec.replicas == 0:
         return Finding.of("Available", False, "ScaledToZero", "No worker is wanted: set replicas.")
+    if not observed.registry_read:
+        return Finding("Available", "Unknown", "RegistryOutOfReach", _NOT_READ)
     return Finding.of("Available", False, "NoWorker", "No worker is registered and takes calls.")
 
 
@@ -114,6 +119,8 @@ def _ready(observed: Observed, serving: Sequence[Worker]) -> Finding:
     wanted = observed.pool.spec.replicas
     if wanted == 0:
         return Finding.of("Ready", False, "ScaledToZero", "No worker is wanted: set replicas.")
+    if not observed.registry_read:
+        return Finding("Ready", "Unknown", "RegistryOutOfReach", _NOT_READ)
     if len(serving) < wanted:
         message = f"{len(serving)} of {_workers(wanted)} are registered and take calls."
         return Finding.of("Ready", False, "NotRegistered", message)
