@@ -92,6 +92,14 @@ def test_what_fails_is_rolled_back_by_itself(seen_of_it: dict[str, Any], said: s
     assert said in course.message and course.reason == "RolledBack"
 
 
+def test_files_that_cannot_be_had_are_waited_for_a_while() -> None:
+    away = replace(SERVED, failure="w1 says: the hub does not answer.", may_recover=True)
+    course = on(away, on(), after_s=59)
+    assert course.candidate is not None and course.refused is None
+    assert on(away, course, after_s=60).refused == NEW.digest
+    assert on(replace(SERVED, warm=2), course, after_s=59).candidate is not None
+
+
 def test_too_few_streams_are_no_verdict() -> None:
     course = on(replace(SERVED, warm=2, served=0, failed=19), on(replace(SERVED, warm=2), on(), CAREFUL), CAREFUL)
     assert course.refused is None

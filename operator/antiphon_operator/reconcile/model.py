@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from antiphon.contracts.errors import Reason
 from antiphon.contracts.models import revision_digest
 from antiphon.contracts.resources import RevisionStatus, VoiceModel
 from antiphon.registry.placing import Ask
@@ -199,6 +200,9 @@ def sight_of(
         has_room=bool(others) or not is_placed,
         is_beside=len(others) >= places,
         failure=failure,
+        may_recover=all(
+            report.files != "cached" and report.reason == Reason.LOAD_FAILED for _, report in candidate.failures
+        ),
         served=candidate.served,
         failed=candidate.failed,
         first_audio_ms=candidate.first_audio_ms,

@@ -16,6 +16,8 @@ from datetime import datetime, timedelta
 from antiphon.contracts.resources import CandidateStatus, RevisionStatus
 from antiphon.contracts.resources.voice_model import Rollout, RolloutGate
 
+FETCH_S = 60.0
+"""A candidate whose files cannot be had has so long: a hub may be away for a moment, and nobody waits for it yet."""
 WATCH_S = 1.0
 """How often a candidate's figures are looked at."""
 
@@ -38,6 +40,8 @@ class Sight:
     """Whether it found one on as many as the active one, which left none for it."""
     failure: str = ""
     """Why some worker could not load the candidate, in a sentence."""
+    may_recover: bool = False
+    """Whether only its files could not be had: the worker goes on trying."""
     served: int = 0
     """Streams that the candidate served to their end."""
     failed: int = 0
@@ -82,7 +86,7 @@ def advance(course: Course, target: RevisionStatus, rollout: Rollout, sight: Sig
     candidate = _candidate(target, candidate.step, candidate.weight, candidate.since)
     if not sight.is_settled:
         return Course(active, candidate, reason="Waiting", message="The workers cannot be seen: nothing is decided.")
-    if why := _fault(rollout.gate, candidate, sight):
+    if why := _fault(rollout.gate, candidate, sight, now):
         return Course(active, None, target.digest, "RolledBack", f"Revision {target.revision} was rolled back: {why}")
     if not candidate.weight:
         return _load(active, candidate, rollout, sight, now)
@@ -112,10 +116,12 @@ def _begin(active: RevisionStatus, target: RevisionStatus, sight: Sight, now: da
     return Course(active, candidate, reason="Loading", message=_loading(candidate), look_s=WATCH_S)
 
 
-def _fault(gate: RolloutGate, candidate: CandidateStatus, sight: Sight) -> str:
+def _fault(gate: RolloutGate, candidate: CandidateStatus, sight: Sight, now: datetime) -> str:
     """Why the candidate must not go on, in a sentence; empty: it may."""
     if sight.failure and not sight.warm:
-        return sight.failure
+        tried_s = (now - datetime.fromisoformat(candidate.since)).total_seconds()
+        may_wait = sight.may_recover and not candidate.weight and tried_s < FETCH_S
+        return "" if may_wait else sight.failure
     streams = sight.served + sight.failed
     if not candidate.weight or streams < gate.min_streams:
         return ""
