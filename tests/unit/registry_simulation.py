@@ -154,7 +154,8 @@ class SimulatedRedis:
         meta, epoch = keys[0], int(self._hget(keys[0], "epoch", "0"))
         if epoch != int(seen):
             return b"changed"
-        epoch = max(epoch, int(floor)) + 1
+        own = self._hget(meta, "nonce")[:32] == nonce[:32]
+        epoch = max(epoch + (not own), int(floor) + 1)
         for key in keys[2:]:
             self.hashes.pop(key, None)
         self._hset(meta, nonce=nonce, epoch=str(epoch), format=form, sequence=sequence)

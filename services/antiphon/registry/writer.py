@@ -30,13 +30,15 @@ _HASHES = "local hashes = {" + ", ".join(f"{kind} = KEYS[{at}]" for at, kind in 
 # ARGV: nonce, floor, format, entries to keep, sequence, the epoch that was seen, then (kind, name, value)s.
 # Claims the registry under a new epoch, and replaces all that stood there. Returns the epoch; 'changed' when another
 # claim came first. Each claim has a nonce of its own: one that comes late, into a registry that was emptied meanwhile,
-# is not taken for what its writer has said since.
+# is not taken for what its writer has said since. They begin alike: over a claim of its own the epoch stays.
 _CLAIM = (
     _HASHES
     + """
 local epoch = tonumber(redis.call('HGET', KEYS[1], 'epoch') or '0') or 0
 if epoch ~= tonumber(ARGV[6]) then return 'changed' end
-epoch = math.max(epoch, tonumber(ARGV[2])) + 1
+local nonce = redis.call('HGET', KEYS[1], 'nonce')
+local own = nonce and string.sub(nonce, 1, 32) == string.sub(ARGV[1], 1, 32)
+epoch = math.max(epoch + (own and 0 or 1), tonumber(ARGV[2]) + 1)
 for _, key in pairs(hashes) do redis.call('DEL', key) end
 redis.call('HSET', KEYS[1], 'nonce', ARGV[1], 'epoch', string.format('%.0f', epoch), 'format', ARGV[3],
   'sequence', ARGV[5])
@@ -259,6 +261,8 @@ class RegistryWriter:
             raise self._deposed()
         self._claims += 1
         self._nonce = f"{self._id}-{self._claims}"
+        if not self._restoring:  # what stood once must be exceeded, though it is gone when this is tried again
+            self._floor = max(self._floor, stands - is_own)
         answer = await self._script(_CLAIM, self._floor, stands, desired)
         if answer == b"changed":
             self._changed.set()
