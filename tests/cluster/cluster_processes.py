@@ -7,9 +7,12 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 STOP_S = 10.0
+_STARTER = ThreadPoolExecutor(1, "daemons")
+"""Starts every process: the kernel's "parent" of pdeathsig is the thread that started it, which must not end before."""
 
 
 def free_ports(count: int) -> list[int]:
@@ -63,8 +66,11 @@ class Daemon:
         """Start it, unless it runs."""
         if self.alive():
             return
+        self._process = _STARTER.submit(self._open).result()
+
+    def _open(self) -> subprocess.Popen[bytes]:
         with self.log.open("ab") as log:
-            self._process = subprocess.Popen(
+            return subprocess.Popen(
                 ["setpriv", "--pdeathsig", "KILL", "--", *self.command],
                 stdin=subprocess.DEVNULL,
                 stdout=log,

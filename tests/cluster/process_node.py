@@ -35,6 +35,8 @@ WORKER = (sys.executable, "-m", "antiphon.worker")
 HEARTBEAT_S = 5.0
 PROBE_S = 0.1
 RESTART_S = 1.0
+OUT_OF_REACH = (ApiException, aiohttp.ClientError, OSError, TimeoutError)
+"""What a call to the API server may end with; nodes live on."""
 
 Body = dict[str, Any]
 
@@ -144,7 +146,7 @@ class ProcessNode:
             ready = {"type": "Ready", "status": "True", "reason": "Processes", "message": "", "lastHeartbeatTime": now}
             status = {"capacity": capacity, "allocatable": capacity, "conditions": [ready]}
             spec = {"holderIdentity": self.name, "leaseDurationSeconds": 40, "renewTime": _now(micro=True)}
-            with contextlib.suppress(ApiException, OSError, asyncio.TimeoutError):
+            with contextlib.suppress(*OUT_OF_REACH):
                 await core.patch_node_status(self.name, {"status": status})
                 place = (self.name, "kube-node-lease")
                 try:
@@ -176,7 +178,7 @@ class ProcessNode:
                             gone.send(signal.SIGKILL)
                     else:
                         self._take(core, tasks, event["raw_object"])
-            except (TimeoutError, ApiException, OSError):
+            except OUT_OF_REACH:
                 await asyncio.sleep(0.3)
 
     def _take(self, core: api.CoreV1Api, tasks: asyncio.TaskGroup, pod: Body) -> None:
@@ -335,7 +337,7 @@ class _PodProcess:
             "conditions": conditions,
             "containerStatuses": [container],
         }
-        with contextlib.suppress(ApiException, OSError, asyncio.TimeoutError):
+        with contextlib.suppress(*OUT_OF_REACH):
             await self._core.patch_namespaced_pod_status(self.pod_name, self._namespace, {"status": told})
 
     async def _let_go(self) -> None:
@@ -347,7 +349,7 @@ class _PodProcess:
             except ApiException as error:
                 if error.status in (404, 409):
                     return
-            except (TimeoutError, OSError):
+            except OUT_OF_REACH:
                 pass
             await asyncio.sleep(0.5)
 
@@ -388,7 +390,7 @@ class _PodProcess:
             try:
                 secret = await self._core.read_namespaced_secret(name, self._namespace)
                 return {key: base64.b64decode(value).decode() for key, value in (secret.data or {}).items()}
-            except (TimeoutError, ApiException, OSError):
+            except OUT_OF_REACH:
                 await asyncio.sleep(0.3)  # as a kubelet waits for it
 
     async def _files(self) -> dict[str, Path]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from antiphon.cli.playout import Played
-from antiphon.cli.realtime import RESUMED, RealtimeSession, connect
+from antiphon.cli.realtime import RESUMED, RealtimeSession, Received, connect
 from antiphon.testing.tones import decode_words
 
 RATE = 24_000
@@ -21,8 +21,6 @@ TEXT = " ".join(f"{word}." if word % CLAUSE_WORDS == CLAUSE_WORDS - 1 else str(w
 """Numbered words in clauses."""
 TURN_S = 30.0
 """How long a reply may take to be over."""
-REST_S = 0.5
-"""How long a user says nothing after a reply."""
 
 
 @dataclass
@@ -91,16 +89,16 @@ async def _converse(url: str, key: str, enough: asyncio.Event, report: Report) -
         while not done:
             done = enough.is_set()
             await _turn(session, report)
-            await asyncio.sleep(REST_S)
         report.resumed += sum(event.type == RESUMED for event in session.events)
         report.refused.update(event.body["error"]["code"] for event in session.events if event.type == "error")
 
 
 async def _turn(session: RealtimeSession, report: Report) -> None:
+    """Ask, and listen to the reply; ask again at once when that is over: nobody rests."""
     since, asked_s = len(session.events), session.now_s
     await session.say_text(TEXT)
-    event = await session.expect("response.done", RESUMED, since=since, within_s=TURN_S)
-    if event.type == RESUMED:  # its orchestrator is gone, and the reply with it: ask again
+    event = await _answered(session, since)
+    if event is None:
         return await _turn(session, report)
     response = event.body["response"]
     report.ended[response["status"]] += 1
@@ -110,6 +108,16 @@ async def _turn(session: RealtimeSession, report: Report) -> None:
         report.hear(await asyncio.to_thread(decode_words, np.concatenate([piece.samples for piece in pieces]), RATE))
         report.longest_gap_s = max(report.longest_gap_s, _longest_gap_s(pieces))
         report.longest_wait_s = max(report.longest_wait_s, pieces[0].start_s - asked_s)
+
+
+async def _answered(session: RealtimeSession, since: int) -> Received | None:
+    """The end of the reply; None when its orchestrator is gone, and nobody owes it."""
+    event = await session.expect("response.done", RESUMED, since=since, within_s=TURN_S)
+    if event.type != RESUMED:
+        return event
+    since = session.events.index(event, since)
+    resumed = await session.expect("antiphon.session.resumed", since=since, within_s=TURN_S)
+    return await _answered(session, since + 1) if resumed.body["reply_owed"] else None
 
 
 def _longest_gap_s(pieces: list[Played]) -> float:
