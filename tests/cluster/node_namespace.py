@@ -122,11 +122,20 @@ def remove_places() -> None:
 def clear() -> None:
     """Remove what outlives the namespace: cgroups, packet rules, the link, changed sysctls."""
     remove_cgroups()
+    # The kernel would take a dead pod's network apart some time later; the next pod may get its address before.
+    for route in pod_routes():
+        subprocess.run(["ip", "link", "delete", route.split()[2]], capture_output=True)
     remove_packet_rules()
     subprocess.run(["ip", "link", "delete", LINK], capture_output=True)
     restore_sysctls()
     remove_places()
     shutil.rmtree(RUN, ignore_errors=True)
+
+
+def pod_routes() -> list[str]:
+    """Routes to pods: one goes with each pod's link."""
+    told = subprocess.run(["ip", "route", "show", "root", PODS], check=True, capture_output=True, text=True).stdout
+    return told.splitlines()
 
 
 def cgroups() -> list[Path]:
@@ -159,7 +168,8 @@ def leftovers() -> list[str]:
     rules = subprocess.run(["iptables-save"], capture_output=True, text=True).stdout
     return [
         *(f"cgroup {folder}" for folder in cgroups()),
-        *(f"link {line.split()[0]}" for line in links.splitlines() if line.startswith((LINK, "veth"))),
+        *(f"link {line.split()[0]}" for line in links.splitlines() if line.startswith(LINK)),
+        *(f"route {route}" for route in pod_routes()),
         *(["iptables rules"] if "KUBE-" in rules else []),
         *([str(RUN)] if RUN.exists() else []),
     ]
