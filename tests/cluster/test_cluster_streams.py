@@ -396,6 +396,20 @@ async def test_fifty_conversations(stage: Stage, service: str, deed: Deed) -> No
     assert max(report.repeated) <= (CLAUSE_WORDS if deed in HARSH else 0)
 
 
+async def test_with_one_worker_new_turns_wait_and_are_told(stage: Stage, service: str) -> None:
+    """Nobody is there to take over while the pool's only worker is replaced: replies come late, and none is refused."""
+    await asyncio.to_thread(stage.kubectl, "scale", "wpool/tones", "--replicas=1")
+    await until(lambda: len(stage.workers()) == 1 and stage.has_condition("wpool", "tones", "Ready"), "one worker", 60)
+    async with crowd(service, 5, before_s=2.0) as report:
+        await roll_the_pool(stage)
+    stage.table.append(("roll a pool of one worker (5 people)", report))
+    print(f"\nroll a pool of one worker: {report}")
+    assert not report.lost
+    assert set(report.ended) == {"completed"}
+    assert report.told["antiphon.model.loading"]
+    assert max(report.repeated) == 0
+
+
 def _table(stage: Stage) -> str:
     head = "| done while 50 people talk | turns | words lost | heard twice | longest silence | longest wait | refused |"
     rows = [

@@ -16,6 +16,7 @@ from antiphon.registry.records import (
     ModelRecord,
     ModelRef,
     ModelState,
+    PoolRecord,
     ResidentModel,
     Revision,
     Want,
@@ -60,6 +61,25 @@ def test_who_cannot_take_it_is_not_asked_and_explained(refused: Worker, why: str
     assert order(refused, worker("a")) == ["a"]
     [verdict] = [verdict for verdict in explain(JOE, snapshot(refused, worker("a"))) if verdict.worker == "x"]
     assert why in verdict.refusal
+
+
+@pytest.mark.parametrize(
+    ("members", "wanted", "awaited"),
+    [
+        ((), 1, True),
+        ((Worker("gone", WorkerRecord(address="x:1", pool="p")),), 1, True),
+        ((worker("leaves", draining=True),), 1, True),
+        ((worker("stays"),), 2, False),
+        ((), 0, False),
+    ],
+)
+def test_the_next_worker_of_a_pool_is_awaited_when_nobody_is_left_in_it(
+    members: tuple[Worker, ...], wanted: int, awaited: bool
+) -> None:
+    inside = [replace(each, record=each.record.model_copy(update={"pool": "p"})) for each in members]
+    known = replace(snapshot(*inside), pools={"p": PoolRecord(workers=wanted)}, index=None)
+    assert known.is_awaited("p") is awaited
+    assert not known.is_awaited("q")
 
 
 def test_an_unknown_model_or_another_task_has_no_candidates() -> None:

@@ -67,6 +67,14 @@ class Snapshot:
         """The catalogue's models for a task, by name."""
         return sorted((model for model in self.models.values() if model.task == task), key=lambda model: model.name)
 
+    def is_awaited(self, pool: str) -> bool:
+        """Whether this pool should have workers and none of them can be called: the next one is on its way."""
+        record = self.pools.get(pool)
+        return bool(record and record.workers) and not any(
+            worker.record.pool == pool and worker.lease and not (worker.record.draining or worker.lease.draining)
+            for worker in self.workers.values()
+        )
+
     def age_s(self, now: float) -> float:
         """How long ago Redis answered last."""
         return now - self.contact_s

@@ -37,6 +37,8 @@ class Report:
     """How replies ended: `completed`, or what else the server said of them."""
     refused: Counter[str] = field(default_factory=Counter)
     """What the server refused, by the error's code."""
+    told: Counter[str] = field(default_factory=Counter)
+    """The server's events of our own extension, by type."""
     longest_gap_s: float = 0.0
     """The longest silence within a reply."""
     longest_wait_s: float = 0.0
@@ -90,6 +92,7 @@ async def _converse(url: str, key: str, enough: asyncio.Event, report: Report) -
             done = enough.is_set()
             await _turn(session, report)
         report.resumed += sum(event.type == RESUMED for event in session.events)
+        report.told.update(event.type for event in session.events if event.type.startswith("antiphon."))
         report.refused.update(event.body["error"]["code"] for event in session.events if event.type == "error")
 
 

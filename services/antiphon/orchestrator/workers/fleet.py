@@ -48,7 +48,8 @@ class Deadlines:
     answer_s: float = 4.0
     """To a transcript, besides a quarter of the utterance's length."""
     load_s: float = 25.0
-    """For a model that no worker holds to be loaded; then the load goes on without the stream."""
+    """For a model that no worker holds to be loaded; then the load goes on without the stream. And for the next worker
+    of a pool that has lost, or is replacing, its last one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +75,8 @@ class Tries:
     last: AntiphonError | None = None
     lacked: bool = False
     """No worker held the model when it was asked for."""
+    awaits: bool = False
+    """It was told that it waits for the next worker."""
     avoided: tuple[str, ...] = ()
     """Revisions that have failed, while there are others."""
     _until: dict[Excluded, float] = field(default_factory=dict)
@@ -170,6 +173,8 @@ class Fleet:
         self._breakers = Breakers(lambda: asyncio.get_running_loop().time())
         self._loads = loads or Loads(channels)
         self._last: OrderedDict[tuple[str, Task], Candidate] = OrderedDict()
+        self._pools: dict[str, str] = {}
+        """By model: the pool of the worker that served it last."""
 
     async def aclose(self) -> None:
         """Wait for no load any more. Call it when no stream is left. Bounded."""
@@ -208,7 +213,7 @@ class Fleet:
     async def _choose(self, wanted: Wanted, tries: Tries, tell: Tell) -> Choice:
         """The next worker to ask. Waits a while for one, from the first failure on."""
         loop = asyncio.get_running_loop()
-        deadline = (loop.time() if tries.since_s is None else tries.since_s) + self.deadlines.no_worker_s
+        since_s = loop.time() if tries.since_s is None else tries.since_s
         await self.channels.close_idle()
         while True:
             now, snapshot = loop.time(), self._reader.snapshot
@@ -217,6 +222,7 @@ class Fleet:
                 choice = await self._pick(wanted, model, snapshot, tries, tell)
                 if choice is not None:
                     return choice
+            deadline = since_s + await self._patience_s(model, snapshot, tries, tell)
             if now >= deadline or tries.failures >= ATTEMPTS:
                 raise self._no_worker(wanted, model, snapshot, tries)
             # Who is left alone may be asked soon, though nothing changes in the registry.
@@ -224,6 +230,15 @@ class Fleet:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout_at(until):
                     await self._reader.changed(snapshot.version)
+
+    async def _patience_s(self, model: str | None, snapshot: Snapshot, tries: Tries, tell: Tell) -> float:
+        """How long a stream that nobody can take waits: longer, and told so, where the next worker is on its way."""
+        if model is None or not snapshot.is_awaited(self._pools.get(model, "")):
+            return self.deadlines.no_worker_s
+        if not tries.awaits:
+            tries.awaits = True
+            await tell(ModelLoading(model, 0.0))
+        return self.deadlines.load_s
 
     async def _pick(self, wanted: Wanted, model: str, snapshot: Snapshot, tries: Tries, tell: Tell) -> Choice | None:
         """Who holds the model; else who holds the fallback, while the model is loaded; else who can load it."""
@@ -353,6 +368,9 @@ class Fleet:
         if choice.is_fallback:
             return
         key, candidate = (wanted.session_id, wanted.task), choice.candidate
+        member = self._reader.snapshot.workers.get(candidate.worker)
+        if member is not None:
+            self._pools[choice.model] = member.record.pool
         if tries.avoided:
             candidate = replace(candidate, digest=self._last.get(key, _NOBODY).digest)
         self._last[key] = candidate
