@@ -1,11 +1,12 @@
 """What reconciliation works with: handed down, so that nothing is global."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from antiphon_operator.config import OperatorConfig
 from antiphon_operator.kube import Cluster
 from antiphon_operator.queueing import WorkQueue
+from antiphon_operator.reconcile.blueprint import Blueprints
 from antiphon_operator.status import StatusWriter
 from antiphon_operator.sync import Registries
 from antiphon_operator.world import World
@@ -24,3 +25,5 @@ class Context:
     statuses: StatusWriter
     clock: Callable[[], float]
     """Monotonic seconds: the event loop's."""
+    blueprints: Blueprints = field(default_factory=Blueprints)
+    """What the pools are to be."""

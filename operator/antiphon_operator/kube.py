@@ -82,6 +82,8 @@ async def connect() -> ApiClient:
     """
     configuration = Configuration()
     configuration.retries = False
+    # By default every request looks for a proxy in the environment and in ~/.netrc, on a thread of its own.
+    configuration.client_session_kwargs = {"trust_env": False}
     try:
         if os.environ.get("KUBERNETES_SERVICE_HOST") and not os.environ.get("KUBECONFIG"):
             kubernetes_config.load_incluster_config(  # type: ignore[no-untyped-call]

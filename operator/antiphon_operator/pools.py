@@ -13,9 +13,9 @@ from antiphon_operator.config import OperatorConfig
 from antiphon_operator.context import Context
 from antiphon_operator.kube import ApiError
 from antiphon_operator.queueing import Key
-from antiphon_operator.reconcile.difference import is_so
-from antiphon_operator.reconcile.pool import Manifest, Surroundings, manifests
-from antiphon_operator.reconcile.pool_status import Observed, Said, pool_refused, pool_status
+from antiphon_operator.reconcile.blueprint import Blueprint
+from antiphon_operator.reconcile.pool import Manifest, Surroundings
+from antiphon_operator.reconcile.pool_status import Observed, Said, is_taken_up, pool_refused, pool_status
 from antiphon_operator.world import DELETION_COST, DRAINING, POOL, Body, is_ours
 
 MARK_S = 0.25
@@ -38,20 +38,26 @@ async def reconcile_pool(context: Context, namespace: str, name: str) -> None:
     """
     body = context.world.get(POOL, namespace, name)
     if body is None or "deletionTimestamp" in body["metadata"]:
+        context.blueprints.forget(namespace, name)
         return
     key = Key("WorkerPool", namespace, name)
+    claimed = _claimed(context.world.children(namespace, name))
     try:
-        pool = WorkerPool.model_validate(body)
+        blueprint = context.blueprints.of(body, surroundings(context.config), claimed)
     except ValidationError as error:
         await _say(context, key, body, pool_refused(_sentence(error)))
         return
-    refusals = await _apply_all(context, pool)
+    pool = blueprint.pool
+    refusals = await _apply_all(context, blueprint)
     await _unmark(context, pool)
     if not context.registries.is_known(namespace, context.clock()):
         # Just begun to lead, or just made: what is said of the workers waits until they could be heard.
         context.queue.add(key, SOON_S)
         return
-    await _say(context, key, body, pool_status(_observe(context, pool, refusals)))
+    observed = _observe(context, pool, refusals)
+    await _say(
+        context, key, body, pool_status(observed), is_taken_up=bool(refusals) or is_taken_up(observed.deployment)
+    )
 
 
 def surroundings(config: OperatorConfig) -> Surroundings:
@@ -74,23 +80,23 @@ def _ports(url: str) -> tuple[int, ...]:
 # --- objects ----------------------------------------------------------------------------------------------------------
 
 
-async def _apply_all(context: Context, pool: WorkerPool) -> dict[str, str]:
+async def _apply_all(context: Context, blueprint: Blueprint) -> dict[str, str]:
     """Apply what differs, the Deployment last: its Pods need the rest. Returns what was refused, and why."""
+    pool = blueprint.pool
     children = context.world.children(pool.metadata.namespace, pool.metadata.name)
-    claimed = _claimed(children)
-    desired = manifests(pool, surroundings(context.config), claimed=claimed)
-    deployment = desired.pop("Deployment")
-    told = await asyncio.gather(*(_apply(context, kind, each) for kind, each in desired.items()))
-    refusals = {kind: why for kind, why in zip(desired, told, strict=True) if why}
+    before = [kind for kind in blueprint.manifests if kind != "Deployment"]
+    told = await asyncio.gather(*(_apply(context, blueprint, kind) for kind in before))
+    refusals = {kind: why for kind, why in zip(before, told, strict=True) if why}
     await _mark_leaving(context, pool, children.get("Deployment"))
-    if why := await _apply(context, "Deployment", deployment):
+    if why := await _apply(context, blueprint, "Deployment"):
         refusals["Deployment"] = why
-    await _remove_claim(context, pool, children, desired)
+    await _remove_claim(context, pool, children, blueprint.manifests)
     return refusals
 
 
-async def _apply(context: Context, kind: str, manifest: Manifest) -> str:
+async def _apply(context: Context, blueprint: Blueprint, kind: str) -> str:
     """Apply one object where it differs. Returns why it was refused for good; empty: it is as it should be."""
+    manifest = blueprint.manifests[kind]
     metadata = manifest["metadata"]
     namespace, name = metadata["namespace"], metadata["name"]
     live = context.world.get(kind, namespace, name)
@@ -100,7 +106,7 @@ async def _apply(context: Context, kind: str, manifest: Manifest) -> str:
     if live is not None and live["metadata"].get("ownerReferences") and not _belongs(live, owner):
         # Of a pool of this name that was there before: it is about to go, and is made anew then.
         raise ApiError(409, f"{kind} {name} of a former pool is still there.")
-    if live is not None and is_so(manifest, live):
+    if live is not None and blueprint.holds(kind, live):
         return ""
     try:
         # What is not known to be ours is not taken over.
@@ -112,7 +118,7 @@ async def _apply(context: Context, kind: str, manifest: Manifest) -> str:
     context.world.put(kind, answer)
     what = "created" if live is None else "changed"
     logger.info(f"{what} {kind}", extra={"namespace": namespace, "object": name})
-    if not is_so(manifest, answer):
+    if not blueprint.holds(kind, answer):
         logger.debug(
             "the API server keeps something else", extra={"kind": kind, "namespace": namespace, "object": name}
         )
@@ -216,8 +222,10 @@ def _workers(context: Context, namespace: str) -> Mapping[str, Worker]:
     return registry.snapshot.workers if registry is not None else {}
 
 
-async def _say(context: Context, key: Key, body: Body, said: Said) -> None:
-    await context.statuses.write(key, body, said.numbers, said.findings, numbers=NUMBERS, warnings=WARNINGS)
+async def _say(context: Context, key: Key, body: Body, said: Said, *, is_taken_up: bool = True) -> None:
+    await context.statuses.write(
+        key, body, said.numbers, said.findings, numbers=NUMBERS, warnings=WARNINGS, is_taken_up=is_taken_up
+    )
 
 
 def _sentence(error: ValidationError) -> str:

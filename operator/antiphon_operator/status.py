@@ -49,6 +49,7 @@ class StatusWriter:
         *,
         numbers: Iterable[str] = (),
         warnings: Mapping[str, str] | None = None,
+        is_taken_up: bool = True,
     ) -> None:
         """Say this of an object, now or as soon as it may be said, and tell events of conditions that turned.
 
@@ -61,6 +62,7 @@ class StatusWriter:
             findings: The conditions.
             numbers: Fields that tell how much runs: a change of these alone is written less often.
             warnings: Condition -> the status of it that is a warning ("True" or "False"); others turn quietly.
+            is_taken_up: Whether those who carry out what was applied have seen it: a first status waits for them, too.
 
         Raises:
             ApiError: it was refused.
@@ -74,7 +76,7 @@ class StatusWriter:
         if _is_said(said, before):
             return
         turned = changed(found, stood)
-        wait_s = self._wait_s(metadata["uid"], before, said, frozenset(numbers))
+        wait_s = self._wait_s(metadata["uid"], before, said, frozenset(numbers), is_taken_up)
         if wait_s > 0 and not any(each["type"] == "Ready" and each["status"] == "False" for each in turned):
             self._queue.add(key, wait_s)
             return
@@ -88,24 +90,27 @@ class StatusWriter:
             return
         await self._tell(key, body, turned, warnings or {})
 
-    def _wait_s(self, uid: str, before: Mapping[str, Any], said: Mapping[str, Any], numbers: frozenset[str]) -> float:
+    def _wait_s(
+        self, uid: str, before: Mapping[str, Any], said: Mapping[str, Any], numbers: frozenset[str], is_taken_up: bool
+    ) -> float:
         now = self._clock()
         if len(self._not_before_s) + len(self._first) > _REMEMBERED:
             kept = {known: then for known, then in self._not_before_s.items() if then > now - BETWEEN_NUMBERS_S}
             self._not_before_s = kept
             self._first = {known: each for known, each in self._first.items() if each[2] > now - BETWEEN_NUMBERS_S}
         if not before:
-            return self._settles_s(uid, [f"{each['type']} {each['reason']}" for each in said["conditions"]]) - now
+            told = [f"{each['type']} {each['reason']}" for each in said["conditions"]]
+            return self._settles_s(uid, told, is_taken_up) - now
         self._first.pop(uid, None)
         last_s = self._not_before_s.get(uid, now) - BETWEEN_S
         little = _is_said(_without(numbers, said), _without(numbers, before))
         return last_s + (BETWEEN_NUMBERS_S if little and uid in self._not_before_s else BETWEEN_S) - now
 
-    def _settles_s(self, uid: str, said: list[str]) -> float:
+    def _settles_s(self, uid: str, said: list[str], is_taken_up: bool) -> float:
         """When an object's first status is to be written."""
         now = self._clock()
         last, since_s, first_s = self._first.get(uid, (said, now, now))
-        self._first[uid] = (said, since_s if said == last else now, first_s)
+        self._first[uid] = (said, since_s if said == last and is_taken_up else now, first_s)
         return min(self._first[uid][1] + SETTLE_S, first_s + SETTLED_S)
 
     async def _tell(

@@ -100,7 +100,7 @@ class World:
             if kind in CHILDREN:
                 self._foreign[kind].add(identity)
             return
-        self._tables[kind].setdefault(namespace, {})[name] = body
+        self._tables[kind].setdefault(namespace, {})[name] = body = _lean(body)
         if kind == POD:
             self._index_pod(identity, known, body)
         self._tell(kind, identity, body)
@@ -166,6 +166,14 @@ class World:
 
 def _identity(body: Body) -> _Id:
     return body["metadata"].get("namespace", ""), body["metadata"]["name"]
+
+
+def _lean(body: Body) -> Body:
+    """Without the bookkeeping of who set which field: half of an object, and nobody here asks."""
+    if "managedFields" not in body["metadata"]:
+        return body
+    metadata = {name: value for name, value in body["metadata"].items() if name != "managedFields"}
+    return {**body, "metadata": metadata}
 
 
 def _version(body: Body) -> int:

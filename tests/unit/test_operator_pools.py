@@ -65,11 +65,13 @@ class Site:
             statuses=StatusWriter(self.cluster, self.world, self.queue, clock),  # type: ignore[arg-type]
             clock=clock,
         )
+        self.generation = 0
         self.ask(**spec)
 
     def ask(self, **spec: Any) -> None:
         """As a person would."""
-        self.put("WorkerPool", "voices", generation=1, spec={"image": "w:1", **spec})
+        self.generation += 1
+        self.put("WorkerPool", "voices", generation=self.generation, spec={"image": "w:1", **spec})
 
     def put(self, kind: str, name: str, *, spec: dict[str, Any] | None = None, **metadata: Any) -> None:
         body = {"metadata": {"namespace": "team", "name": name, **metadata}}
@@ -121,6 +123,23 @@ async def test_a_pool_is_made_by_its_objects_and_one_status_and_then_by_nothing(
     for _ in range(3):
         await asyncio.sleep(10)
         assert await site.reconcile() == []
+
+
+async def test_a_first_status_waits_until_kubernetes_has_seen_the_deployment() -> None:
+    site = Site()
+    await site.reconcile()
+    live = site.cluster.objects["Deployment", "team", "voices"]
+    site.cluster.store("Deployment", {"metadata": {**live["metadata"], "generation": 1}})
+    site.hear()
+    for _ in range(2):
+        await asyncio.sleep(SETTLE_S)
+        assert await site.reconcile() == []
+    live = site.cluster.objects["Deployment", "team", "voices"]
+    site.cluster.store("Deployment", {**live, "status": {"observedGeneration": 1}})
+    site.hear()
+    assert await site.reconcile() == []
+    await asyncio.sleep(SETTLE_S + 0.1)
+    assert await site.reconcile() == [("status", "WorkerPool", "voices")]
 
 
 async def test_only_what_differs_is_applied() -> None:

@@ -92,6 +92,14 @@ def pool_status(observed: Observed) -> Said:
     return Said(numbers, findings)
 
 
+def is_taken_up(deployment: Body | None) -> bool:
+    """Whether Kubernetes has seen the Deployment as it is now."""
+    if deployment is None:
+        return False
+    seen: int = (deployment.get("status") or {}).get("observedGeneration", 0)
+    return seen >= int(deployment["metadata"].get("generation", 0))
+
+
 def pool_refused(message: str) -> Said:
     """What to say of a pool whose spec cannot be read."""
     finding = Finding.of("Accepted", False, "InvalidSpec", message)
@@ -138,7 +146,7 @@ def _progressing(observed: Observed, pods: Sequence[Body]) -> Finding:
     for each in status.get("conditions") or ():
         if each["type"] == "Progressing" and each.get("reason") == "ProgressDeadlineExceeded":
             return Finding.of("Progressing", False, "Stalled", str(each.get("message", "")))
-    if status.get("observedGeneration", 0) < deployment["metadata"].get("generation", 0):
+    if not is_taken_up(deployment):
         return Finding.of("Progressing", True, "RollingOut", "The Deployment was just changed.")
     updated = status.get("updatedReplicas", 0)
     going = len(observed.pods) - len(pods)
