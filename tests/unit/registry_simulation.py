@@ -56,6 +56,8 @@ class SimulatedRedis:
         """Parties whose processes are stopped: what they said arrives, what they are told waits."""
         self.thawed = asyncio.Event()
         self.saved: list[tuple[str, str, int]] = []  # accepted saves since it was empty: session, owner, epoch
+        self.claimed: set[tuple[int, str]] = set()
+        """Epoch and writer of every claim that was accepted, whether or not the writer was told; never emptied."""
         self.appended = asyncio.Event()
         self.empty()
 
@@ -162,6 +164,7 @@ class SimulatedRedis:
         for kind, name, value in _threes(records):
             self._hset(_hash_of(kind, keys), **{name: value})
         self.xadd(keys[1], nonce=nonce, kind="reset", name="", value="")
+        self.claimed.add((epoch, nonce[:32]))
         return str(epoch).encode()
 
     def write_registry(self, keys: list[str], arguments: list[str]) -> bytes:
