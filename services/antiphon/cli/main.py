@@ -385,6 +385,9 @@ def registrar(
 def main() -> None:
     """Run the command line; every failure is one sentence and exit status 1."""
     logging.getLogger().addHandler(logging.NullHandler())  # a log is for those who ask for one
+    # A container's first process ignores what it has no handler for: told to go while it still imports what a command
+    # needs, it would stay for the whole grace of its pod.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         app()
     except Exception as error:
