@@ -15,7 +15,9 @@ from antiphon.conversation.engine import ClientError, Conversation
 from antiphon.conversation.items import FunctionCall, FunctionCallOutput, Message
 from antiphon.conversation.ports import (
     Alone,
+    Clock,
     FunctionCallDelta,
+    LoopClock,
     Ownership,
     Ports,
     TextDelta,
@@ -101,6 +103,7 @@ async def stage(
     responder: FakeResponder | None = None,
     synthesiser: FakeSynthesiser | None = None,
     *,
+    clock: Clock | None = None,
     ownership: Ownership | None = None,
     owed: ResponseOptions | None = None,
     **changes: object,
@@ -110,6 +113,7 @@ async def stage(
         recogniser or FakeRecogniser(["what time is it"]),
         synthesiser or FakeSynthesiser(),
         responder or FakeResponder(REPLY),
+        clock=clock or LoopClock(),
         ownership=ownership or Alone(),
     )
     loop = asyncio.get_running_loop()
@@ -230,6 +234,25 @@ async def test_a_user_who_stops_sending_audio_has_finished() -> None:
         await on.speak(0.6)
         await asyncio.sleep(0.6)
         assert on.all(events.SpeechStopped)
+
+
+class HeldUp(LoopClock):
+    """The clock of a process that stands still now and then."""
+
+    late_s = 0.0
+
+    def now(self) -> float:
+        return super().now() + self.late_s
+
+
+async def test_a_process_that_was_held_up_does_not_take_it_for_the_users_silence() -> None:
+    clock = HeldUp()
+    async with stage(clock=clock) as on:
+        for _ in range(3):
+            await on.speak(0.6)
+            clock.late_s += 1.0
+        await on.until(events.ResponseDone)
+        assert on.one(events.SpeechStopped).audio_end_ms == pytest.approx(1800, abs=50)
 
 
 async def test_audio_faster_than_real_time_is_the_same_turn() -> None:

@@ -280,7 +280,10 @@ class Conversation:
     async def _watch_silence(self) -> None:
         """A user who sends no audio is silent, too: some clients stop sending when they have nothing to say."""
         while True:
-            await self._ports.clock.sleep_until(self._ports.clock.now() + _WATCH_S)
+            due = self._ports.clock.now() + _WATCH_S
+            await self._ports.clock.sleep_until(due)
+            if self._ports.clock.now() - due > _WATCH_S:
+                continue  # we were held up, not the user: what was said meanwhile is yet to be taken in
             utterance = self._utterance
             absent_ms = (self._ports.clock.now() - self._last_audio_at) * 1000
             if utterance is not None and self._settings.turns.detect and absent_ms > 2 * _WATCH_S * 1000:
