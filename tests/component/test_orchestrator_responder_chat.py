@@ -14,7 +14,7 @@ from pydantic import SecretStr
 from antiphon.contracts.errors import AntiphonError, Reason
 from antiphon.conversation.items import FunctionCall, FunctionCallOutput, Item, Message
 from antiphon.conversation.ports import FunctionCallDelta, ReplyPart, ReplyRequest, TextDelta, Tool, Usage
-from antiphon.orchestrator.responders import ChatResponder
+from antiphon.orchestrator.responders.chat import ChatResponder
 from antiphon.testing.chat_server import ChatServer, Script, ScriptedReply, ScriptedToolCall, answer_last
 
 pytestmark = pytest.mark.component

@@ -7,7 +7,8 @@ import pytest
 from antiphon.conversation.items import FunctionCall, FunctionCallOutput, Message
 from antiphon.conversation.ports import ReplyRequest, TextDelta, Tool
 from antiphon.orchestrator.config import ChatConfig, EchoConfig
-from antiphon.orchestrator.responders import ChatResponder, EchoResponder, make_responder
+from antiphon.orchestrator.responders import EchoResponder, make_responder
+from antiphon.orchestrator.responders.chat import ChatResponder
 from antiphon.orchestrator.responders.echo import NOTHING_SAID
 from antiphon.orchestrator.responders.messages import NO_ANSWER_YET, chat_messages, chat_tools
 

@@ -1,19 +1,25 @@
 """Responders: who thinks of what to say."""
 
+from typing import TYPE_CHECKING
+
 from antiphon.orchestrator.config import EchoConfig, ResponderConfig
-from antiphon.orchestrator.responders.chat import ChatResponder
 from antiphon.orchestrator.responders.echo import EchoResponder
 
-__all__ = ["ChatResponder", "EchoResponder", "make_responder"]
+if TYPE_CHECKING:
+    from antiphon.orchestrator.responders.chat import ChatResponder
+
+__all__ = ["EchoResponder", "make_responder"]
 
 
-def make_responder(config: ResponderConfig) -> EchoResponder | ChatResponder:
+def make_responder(config: ResponderConfig) -> "EchoResponder | ChatResponder":
     """The responder that an assistant's configuration asks for; close it with `aclose` when the server ends.
 
     Raises `AntiphonError(INVALID_REQUEST)` when its key cannot be read.
     """
     if isinstance(config, EchoConfig):
         return EchoResponder(config.prefix)
+    from antiphon.orchestrator.responders.chat import ChatResponder  # takes half a second: for who needs it
+
     return ChatResponder(
         config.url,
         config.model,
