@@ -15,7 +15,7 @@ from antiphon_operator.kube import ApiError
 from antiphon_operator.queueing import Key
 from antiphon_operator.reconcile.blueprint import Blueprint
 from antiphon_operator.reconcile.pool import Manifest, Surroundings
-from antiphon_operator.reconcile.pool_status import Observed, Said, is_taken_up, pool_refused, pool_status
+from antiphon_operator.reconcile.pool_status import Observed, Said, is_going, is_taken_up, pool_refused, pool_status
 from antiphon_operator.world import DELETION_COST, DRAINING, POOL, Body, is_ours
 
 MARK_S = 0.25
@@ -181,8 +181,8 @@ async def _annotate(context: Context, pod: Body, annotations: Mapping[str, str |
 
 
 def _staying(context: Context, pool: WorkerPool) -> list[Body]:
-    pods = context.world.pods(pool.metadata.namespace, pool.metadata.name)
-    return [pod for pod in pods if "deletionTimestamp" not in pod["metadata"]]
+    """Pods that count for the Deployment: what was evicted lies there, ended, until somebody clears it away."""
+    return [pod for pod in context.world.pods(pool.metadata.namespace, pool.metadata.name) if not is_going(pod)]
 
 
 def _has(pod: Body, annotations: Mapping[str, str]) -> bool:

@@ -206,6 +206,21 @@ async def test_who_may_stay_after_all_takes_calls_again() -> None:
     assert site.cluster.objects["Pod", "team", "b"]["metadata"]["annotations"] == {}
 
 
+async def test_an_evicted_pod_that_lies_there_keeps_nobody_marked() -> None:
+    site = Site(replicas=2)
+    await site.settle()
+    site.pods("a", "b", "evicted")
+    evicted = site.cluster.objects["Pod", "team", "evicted"]
+    site.cluster.store("Pod", {**evicted, "status": {"phase": "Failed"}})
+    site.hear()
+    site.registry.say(a=1, b=0)
+    site.ask(replicas=1)
+    assert [each for each in await site.reconcile() if each[1] == "Pod"] == [("annotate", "Pod", "b")]
+    site.ask(replicas=2)
+    await site.reconcile()
+    assert site.cluster.objects["Pod", "team", "b"]["metadata"]["annotations"] == {}
+
+
 async def test_a_worker_that_is_not_alive_leaves_first() -> None:
     site = Site(replicas=2)
     await site.settle()

@@ -67,7 +67,7 @@ class Said:
 
 def pool_status(observed: Observed) -> Said:
     """What to say of a pool."""
-    pods = [pod for pod in observed.pods if not _is_going(pod)]
+    pods = [pod for pod in observed.pods if not is_going(pod)]
     serving = [worker for pod in pods if (worker := _serving(pod, observed.workers)) is not None]
     wanted = observed.pool.spec.replicas
     leases = [worker.lease for worker in serving if worker.lease is not None]
@@ -234,7 +234,8 @@ def _lacks(worker: Worker) -> list[str]:
     return sorted(ref.name for ref in want.hold if (ref.name, ref.digest) not in warm)
 
 
-def _is_going(pod: Body) -> bool:
+def is_going(pod: Body) -> bool:
+    """Whether no new call is for a Pod, be it that it is being deleted or that it has ended."""
     phase = (pod.get("status") or {}).get("phase")
     return "deletionTimestamp" in pod["metadata"] or phase in ("Succeeded", "Failed")
 
