@@ -97,6 +97,21 @@ async def test_a_child_that_will_not_end_is_killed(tmp_path: Path) -> None:
     assert "was killed" in watched.warnings[0]
 
 
+async def test_a_child_that_waits_is_asked_a_second_time(tmp_path: Path) -> None:
+    waits = python(
+        "import signal, sys, time; told = []\n"
+        "signal.signal(signal.SIGTERM, lambda *_: sys.exit(0) if told else told.append(1)); print('up', flush=True)\n"
+        "while True: time.sleep(60)"
+    )
+    watched = Watched(waits, tmp_path)
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(watched.child.supervise())
+        await watched.until(lambda: watched.lines == ["up"])
+        await watched.child.stop(30, urge_s=0.5)
+    assert watched.child.pid is None
+    assert watched.warnings == []
+
+
 async def test_cancelling_the_supervision_kills_the_child(tmp_path: Path) -> None:
     watched = Watched(STUBBORN, tmp_path)
     supervision = asyncio.create_task(watched.child.supervise())

@@ -1,6 +1,7 @@
 """Child processes that are kept alive, heard when they fail, and never outlive their parent."""
 
 import asyncio
+import contextlib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -75,17 +76,25 @@ class Child:
             self._warn(f"The {self.name} ended ({_told(status)}); it starts again in {delay_s:g} s. Log: {self.log}")
             await asyncio.sleep(delay_s)
 
-    async def stop(self, grace_s: float) -> None:
-        """End it: ask, wait for `grace_s`, then insist. Idempotent."""
+    async def stop(self, grace_s: float, *, urge_s: float | None = None) -> None:
+        """End it: ask, wait for `grace_s`, then insist. Idempotent.
+
+        Args:
+            grace_s: How long it may take.
+            urge_s: Asked a second time after so long; an orchestrator then cuts off what it waits for.
+        """
         self._stopping = True
         process = self._process
         if process is None or process.returncode is not None:
             return
-        process.terminate()
-        try:
-            async with asyncio.timeout(grace_s):
-                await process.wait()
-        except TimeoutError:
+        asked_s = asyncio.get_running_loop().time()
+        for patience_s in (urge_s, grace_s):
+            if patience_s is not None and process.returncode is None:
+                process.terminate()
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout_at(asked_s + patience_s):
+                        await process.wait()
+        if process.returncode is None:
             self._warn(f"The {self.name} did not end within {grace_s:g} s and was killed.")
             process.kill()
             await process.wait()

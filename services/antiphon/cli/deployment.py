@@ -164,7 +164,7 @@ async def deployed(options: UpOptions, warn: Callable[[str], None]) -> AsyncIter
         reader = RegistryReader(config.registry.url, config.registry.namespace)
         logs = options.data_dir / "logs"
         logs.mkdir(parents=True, exist_ok=True)
-        server = config.server.model_copy(update={"drain_grace_s": min(config.server.drain_grace_s, GRACE_S)})
+        server = config.server
         if options.orchestrators > 1:
             port = stack.enter_context(shared_port(server.host, server.port))
             server = server.model_copy(update={"port": port})
@@ -223,8 +223,8 @@ async def _described(spec: ModelSpec, cache: Path) -> ModelRecord:
 
 async def _stop(deployment: Deployment) -> None:
     """First the orchestrators, which end the calls; then the workers, which are then idle."""
-    for children in (deployment.orchestrators.children, deployment.workers):
-        await asyncio.gather(*(child.stop(_STOP_S) for child in children))
+    await asyncio.gather(*(child.stop(_STOP_S, urge_s=GRACE_S) for child in deployment.orchestrators.children))
+    await asyncio.gather(*(child.stop(_STOP_S) for child in deployment.workers))
 
 
 def _worker(
