@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from urllib.parse import urlsplit
 
 from pydantic import ValidationError
@@ -154,7 +154,7 @@ async def _mark_leaving(context: Context, pool: WorkerPool, deployment: Body | N
     wanted = pool.spec.replicas
     if deployment is None or deployment["spec"].get("replicas", 1) <= wanted or len(pods) <= wanted:
         return
-    workers = _workers(context, pool.metadata.namespace)
+    workers = _workers(context, pool.metadata.namespace, pods)
     leaving = sorted(pods, key=lambda pod: _load(pod, workers))[: len(pods) - wanted]
     marks = {DRAINING: "true", DELETION_COST: LEAVES}
     unmarked = [pod for pod in leaving if not _has(pod, marks)]
@@ -204,12 +204,12 @@ def _load(pod: Body, workers: Mapping[str, Worker]) -> tuple[bool, int, str]:
 def _observe(context: Context, pool: WorkerPool, refusals: Mapping[str, str]) -> Observed:
     namespace, name = pool.metadata.namespace, pool.metadata.name
     registry = context.registries.get(namespace)
-    children = context.world.children(namespace, name)
+    children, pods = context.world.children(namespace, name), context.world.pods(namespace, name)
     return Observed(
         pool=pool,
-        pods=context.world.pods(namespace, name),
+        pods=pods,
         deployment=children.get("Deployment"),
-        workers=_workers(context, namespace),
+        workers=_workers(context, namespace, pods),
         registry_stale=registry is not None and bool(registry.trouble or registry.snapshot.stale),
         registry_read=registry is None or registry.has_read,
         refusals=refusals,
@@ -217,9 +217,13 @@ def _observe(context: Context, pool: WorkerPool, refusals: Mapping[str, str]) ->
     )
 
 
-def _workers(context: Context, namespace: str) -> Mapping[str, Worker]:
+def _workers(context: Context, namespace: str, pods: Iterable[Body]) -> dict[str, Worker]:
+    """By name. What a Pod says of its own end counts at once, also while the registry cannot be asked."""
     registry = context.registries.get(namespace)
-    return registry.snapshot.workers if registry is not None else {}
+    if registry is None:
+        return {}
+    found = (registry.worker(pod["metadata"]["name"]) for pod in pods)
+    return {worker.name: worker for worker in found if worker is not None}
 
 
 async def _say(context: Context, key: Key, body: Body, said: Said, *, is_taken_up: bool = True) -> None:

@@ -120,14 +120,14 @@ class RegistrySync:
         return self._begun_s is not None and now - self._begun_s >= (SETTLE_S if self.has_read else ANSWER_S)
 
     def worker(self, name: str) -> Worker | None:
-        """A member with its lease, if it has one; None for who is no member (any more)."""
+        """A member with its lease, if it has one, and what it should hold; None for who is no member (any more)."""
         record = self.members.get(name)
         if record is None:
             return None
         known = self.snapshot.workers.get(name)
         if known is None or known.heard_s <= self._gone_s.get(name, -1.0):
             return Worker(name, record)  # what is known was said by a process that has ended since
-        return Worker(name, record, known.lease, known.heard_s)
+        return Worker(name, record, known.lease, known.heard_s, self.wanted.get(name, known.want))
 
     def workers(self) -> list[Worker]:
         """All members with what is known of them."""

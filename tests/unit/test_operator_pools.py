@@ -39,6 +39,9 @@ class FakeRegistry:
         }
         self.snapshot = Snapshot(version=self.snapshot.version + 1, stale=False, workers=workers)
 
+    def worker(self, name: str) -> Worker | None:
+        return self.snapshot.workers.get(name)
+
 
 class FakeRegistries(dict[str, FakeRegistry]):
     """All of them, heard from the start."""
