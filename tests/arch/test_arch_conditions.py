@@ -60,14 +60,12 @@ def _constants(function: ast.FunctionDef | ast.AsyncFunctionDef) -> Iterator[tup
     for each in ast.walk(function):
         if isinstance(each, ast.Assign):
             target, value = each.targets[0], each.value
-            pairs = zip(target.elts, value.elts, strict=True) if _are_tuples(target, value) else [(target, value)]
+            pairs = [(target, value)]
+            if isinstance(target, ast.Tuple) and isinstance(value, ast.Tuple):
+                pairs = list(zip(target.elts, value.elts, strict=True))
             for name, text in pairs:
                 if isinstance(name, ast.Name) and isinstance(text, ast.Constant):
                     yield name.id, str(text.value)
-
-
-def _are_tuples(*nodes: ast.AST) -> bool:
-    return all(isinstance(node, ast.Tuple) for node in nodes)
 
 
 def _findings(call: ast.Call, names: dict[str, str]) -> Iterator[Said]:
