@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
-from registry_servers import Urls, free_port
+from registry_servers import Urls
 
 from antiphon.contracts.models import ModelSpec
 from antiphon.registry.records import ModelRecord, ModelRef, Want
@@ -55,8 +55,6 @@ class Processes:
     http: aiohttp.ClientSession
     urls: dict[str, str]
     """By orchestrator."""
-    metrics: dict[str, int]
-    """By worker: its port."""
 
     async def until(self, condition: Callable[[Snapshot], bool], within_s: float = START_S) -> Snapshot:
         snapshot = self.reader.snapshot
@@ -86,7 +84,8 @@ class Processes:
 
     async def _counted(self, pattern: str) -> dict[str, Counter[str]]:
         counts: dict[str, Counter[str]] = {}
-        for worker, port in self.metrics.items():
+        for worker in HOLD:
+            [port] = re.findall(r"worker listens .*metrics_port=(\d+)", (self.folder / f"{worker}.log").read_text())
             async with self.http.get(f"http://127.0.0.1:{port}/metrics") as response:
                 found = re.findall(pattern, await response.text())
             counts[worker] = Counter()
@@ -105,7 +104,7 @@ async def processes(where: Urls, folder: Path) -> AsyncIterator[Processes]:
         for part in (writer, reader):
             stack.push_async_callback(_cancelled, asyncio.create_task(part.run()))
         http = await stack.enter_async_context(aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(30)))
-        made = Processes(folder, reader, http, {}, {name: free_port() for name in HOLD})
+        made = Processes(folder, reader, http, {})
         started = [_worker(made, name, where.worker, stack) for name in HOLD]
         started += [_orchestrator(made, name, where.orchestrator, stack) for name in ORCHESTRATORS]
         await asyncio.gather(*started)
@@ -117,7 +116,7 @@ async def _worker(made: Processes, name: str, url: str, stack: contextlib.AsyncE
     told = {
         "WORKER_ID": name,
         "PORT": "0",
-        "METRICS_PORT": str(made.metrics[name]),
+        "METRICS_PORT": "0",
         "MODELS": "[]",
         "REDIS_URL": url,
         "NAMESPACE": NAMESPACE,

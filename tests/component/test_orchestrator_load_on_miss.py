@@ -5,12 +5,13 @@ import contextlib
 import json
 import os
 import random
+import re
 import signal
-import socket
 import sys
 import urllib.request
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -98,12 +99,12 @@ class Orchestrator:
 class Site:
     """Four workers in processes of their own, their registry, and two orchestrators."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, folder: Path) -> None:
         self.url = url
+        self.folder = folder
         self.writer = RegistryWriter(url, NAMESPACE, adopt="local", place=place)
         self.writer.set_models(ModelRecord.of(spec) for spec in MODELS)
         self.orchestrators = (Orchestrator("first", url), Orchestrator("second", url))
-        self.metrics_ports: dict[str, int] = {}
 
     async def until(self, condition: Callable[[Snapshot], bool]) -> None:
         async with asyncio.timeout(40):
@@ -117,37 +118,33 @@ class Site:
         told = {
             "WORKER_ID": name,
             "PORT": "0",
-            "METRICS_PORT": str(self.metrics_ports[name]),
+            "METRICS_PORT": "0",
             "REDIS_URL": self.url,
             "NAMESPACE": NAMESPACE,
             "MAX_STREAMS": "64",
-            "LOG_LEVEL": "ERROR",
         }
         environment = {f"ANTIPHON_WORKER_{key}": value for key, value in told.items()}
-        process = await asyncio.create_subprocess_exec(sys.executable, "-c", _PROCESS, env=os.environ | environment)
+        with self.log(name).open("wb") as log:
+            process = await asyncio.create_subprocess_exec(
+                sys.executable, "-c", _PROCESS, env=os.environ | environment, stderr=log
+            )
         try:
             yield
         finally:
             process.send_signal(signal.SIGKILL)
             await process.wait()
 
+    def log(self, name: str) -> Path:
+        return self.folder / f"{name}.log"
+
     def counted(self, name: str, metric: str, **labels: str) -> int:
         """A worker's own count."""
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.metrics_ports[name]}/metrics", timeout=5) as response:
+        [port] = re.findall(r"worker listens .*metrics_port=(\d+)", self.log(name).read_text())
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as response:
             lines = response.read().decode().splitlines()
         wanted = [f'{key}="{value}"' for key, value in labels.items()]
         found = [line for line in lines if line.startswith(metric) and all(label in line for label in wanted)]
         return sum(round(float(line.rsplit(" ", 1)[1])) for line in found)
-
-
-def free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    for each in sockets:
-        each.bind(("127.0.0.1", 0))
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
 
 
 def held(snapshot: Snapshot, worker: str) -> set[str]:
@@ -156,10 +153,9 @@ def held(snapshot: Snapshot, worker: str) -> set[str]:
 
 
 @contextlib.asynccontextmanager
-async def site() -> AsyncIterator[Site]:
+async def site(folder: Path) -> AsyncIterator[Site]:
     async with EmbeddedValkey() as valkey, contextlib.AsyncExitStack() as stack:
-        made = Site(valkey.url)
-        made.metrics_ports = dict(zip(HOLD, free_ports(len(HOLD)), strict=True))
+        made = Site(valkey.url, folder)
         tasks = [asyncio.create_task(made.writer.run())]
         for orchestrator in made.orchestrators:
             tasks += [asyncio.create_task(orchestrator.reader.run()), asyncio.create_task(orchestrator.demand.run())]
@@ -197,8 +193,8 @@ async def demand_for(url: str, model: str) -> list[Demand]:
     return [Demand.model_validate(json.loads(value)) for value in fields.values()]
 
 
-async def test_calls_go_to_who_holds_the_model_and_what_nobody_holds_is_loaded_once() -> None:
-    async with site() as made:
+async def test_calls_go_to_who_holds_the_model_and_what_nobody_holds_is_loaded_once(tmp_path: Path) -> None:
+    async with site(tmp_path) as made:
         first, second = made.orchestrators
         await speak_many(made)
         served = first.fleet.served + second.fleet.served
@@ -222,7 +218,8 @@ async def test_calls_go_to_who_holds_the_model_and_what_nobody_holds_is_loaded_o
         assert sum(count for (model, _), count in served.items() if model == "slow") == 5
         assert sum(count for (model, _), count in served.items() if model == "north") == 5
 
-        # From now on it is resident.
+        # From now on, as soon as its worker's lease says so, it is resident.
+        await made.until(lambda snapshot: "slow" in snapshot.index.warm)
         assert (await first.speak("slow", "north"))[1] == [] and (await second.speak("slow"))[1] == []
 
         async with asyncio.timeout(5):

@@ -135,7 +135,8 @@ class Worker:
             stack.push_async_callback(self._stop, server)
             await stack.enter_async_context(self._background())
             self._exit = stack.pop_all()
-        logger.info("worker listens", extra={"worker": self.config.worker_id, "address": self.address})
+        told = {"worker": self.config.worker_id, "address": self.address, "metrics_port": self.metrics_port}
+        logger.info("worker listens", extra=told)
         return self
 
     async def __aexit__(
