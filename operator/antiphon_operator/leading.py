@@ -52,6 +52,7 @@ class Leader:
         self._metrics = metrics
         self.compared = asyncio.Event()
         """Set once everything was compared in this term."""
+        self._causes: dict[str, str] = {}
 
     async def lead(self, term: int) -> None:
         """Lead until cancelled.
@@ -106,22 +107,38 @@ class Leader:
     async def _compare(self) -> None:
         """Read all that there is, and have every object looked at."""
         while True:
-            try:
-                with self._metrics.comparisons.time():
-                    async with asyncio.TaskGroup() as tasks:
-                        for kind in KINDS:
-                            for namespace in self._config.namespaces or ("",):
-                                tasks.create_task(self._read(kind, namespace), name=f"list-{kind}")
+            if await self._compared():
                 break
-            except* ApiError as group:
-                logger.warning("cannot compare with the API server", extra={"cause": str(group.exceptions[0])})
             await asyncio.sleep(RETRY_S)
         for key in self._world.keys():
             self._queue.add(key)
 
-    async def _read(self, kind: str, namespace: str) -> None:
-        bodies, version = await self._cluster.list(kind, namespace)
-        self._world.replace(kind, bodies, version, namespace)
+    async def _compared(self) -> bool:
+        """Whether it was read. A namespace that may not be read (any more) holds up none of the others."""
+        places = self._config.namespaces or ("",)
+        with self._metrics.comparisons.time():
+            told = await asyncio.gather(*map(self._read, places))
+        troubles = {place: error for place, error in zip(places, told, strict=True) if error is not None}
+        causes = {place: error.message for place, error in troubles.items()}
+        if causes != self._causes:
+            for place, cause in causes.items():
+                logger.warning("cannot compare with the API server", extra={"namespace": place, "cause": cause})
+        self._causes = causes
+        return len(troubles) < len(places) and all(error.status == 403 for error in troubles.values())
+
+    async def _read(self, namespace: str) -> ApiError | None:
+        """Read a namespace (empty: all) as a whole. Returns why it cannot be read: what is known of it stands then."""
+        answers = await asyncio.gather(*(self._cluster.list(kind, namespace) for kind in KINDS), return_exceptions=True)
+        lists = []
+        for answer in answers:
+            if isinstance(answer, ApiError):
+                return answer
+            if isinstance(answer, BaseException):
+                raise answer
+            lists.append(answer)
+        for kind, (bodies, version) in zip(KINDS, lists, strict=True):
+            self._world.replace(kind, bodies, version, namespace)
+        return None
 
     # --- one object ---------------------------------------------------------------------------------------------------
 

@@ -70,10 +70,11 @@ async def serve(config: OperatorConfig) -> None:
     leader = Leader(config, world, queue, Cluster(client, metrics), metrics)
     logger.info("starting", extra={"identity": election.identity, "namespaces": list(config.namespaces) or "all"})
     try:
-        await _wait_for_resources(config, Cluster(client))
+        # Before it waits for anything: who waits lives, and is not to be started again and again.
         async with health_server(config.host, config.health_port, trouble=_Readiness(election, leader)) as health:
             with metrics_server(metrics.registry, config.host, config.metrics_port) as metrics_port:
                 logger.info("serving", extra={"health_port": health, "metrics_port": metrics_port})
+                await _wait_for_resources(config, Cluster(client))
                 await _until_told(config, world, election, leader)
     finally:
         await client.close()  # type: ignore[no-untyped-call]
@@ -121,17 +122,24 @@ async def _until_told(config: OperatorConfig, world: World, election: Election, 
 async def _wait_for_resources(config: OperatorConfig, cluster: Cluster) -> None:
     """Until the API server knows our kinds: a watch on one that it does not know would never begin."""
     told = ""
-    while True:
+    while cause := await _unserved(config.namespaces or ("",), cluster):
+        if cause != told:
+            logger.warning("waiting for the API server to serve WorkerPool and VoiceModel", extra={"cause": cause})
+        told = cause
+        await asyncio.sleep(1)
+
+
+async def _unserved(namespaces: tuple[str, ...], cluster: Cluster) -> str:
+    """Why our kinds cannot be listed, in any of the namespaces; empty: they can."""
+    cause = ""
+    for namespace in namespaces:
         try:
             for kind in (POOL, MODEL):
-                await cluster.list(kind, config.namespaces[0] if config.namespaces else "")
-            return
+                await cluster.list(kind, namespace)
+            return ""
         except ApiError as error:
             cause = "install the chart antiphon-crds" if error.gone else error.message
-            if cause != told:
-                logger.warning("waiting for the API server to serve WorkerPool and VoiceModel", extra={"cause": cause})
-            told = cause
-        await asyncio.sleep(1)
+    return cause
 
 
 class _Readiness:
