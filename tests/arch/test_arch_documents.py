@@ -86,6 +86,14 @@ def test_paths_exist(document: Path) -> None:
         assert found, f"{document.relative_to(ROOT)} names {path[1]}"
 
 
+def test_the_architecture_names_modules_of_the_operator() -> None:
+    page = (ROOT / "docs/architecture.md").read_text()
+    paragraph = page.split("The operator, module by module")[1].split("\n\n")[0]
+    named = set(re.findall(r"`(\w+\.py)`", paragraph))
+    assert len(named) > 20
+    assert named <= {path.name for path in (ROOT / "operator/antiphon_operator").rglob("*.py")}
+
+
 @each_document
 def test_make_targets_exist(document: Path) -> None:
     said = [*fenced(document), *inline(document)]
