@@ -24,6 +24,8 @@ SOON_S = 0.2
 """Until it is asked again whether the workers of a namespace could be heard."""
 LEAVES = "-1000"
 """The deletion cost of a Pod that must leave; others have 0."""
+TAKEN_EASILY = ("ServiceAccount", "PersistentVolumeClaim")
+"""Of what others have made, an apply would take these over without a conflict: little is said of them."""
 NUMBERS = ("streams", "streamLimit")
 WARNINGS = {"Accepted": "False", "Available": "False", "Ready": "False", "Scheduled": "False", "Degraded": "True"}
 
@@ -108,11 +110,16 @@ async def _apply(context: Context, blueprint: Blueprint, kind: str) -> str:
         raise ApiError(409, f"{kind} {name} of a former pool is still there.")
     if live is not None and blueprint.holds(kind, live):
         return ""
+    is_new = live is None and kind in TAKEN_EASILY
     try:
         # What is not known to be ours is not taken over.
-        answer = await context.cluster.apply(kind, manifest, force=live is not None)
+        if is_new:
+            answer = await context.cluster.create(kind, manifest)
+        else:
+            answer = await context.cluster.apply(kind, manifest, force=live is not None)
     except ApiError as error:
-        if error.status in (403, 409, 422, 400):
+        # One that is there, and was not heard of yet: once it was, it is known whose it is.
+        if error.status in (403, 409, 422, 400) and not (is_new and error.conflict):
             return error.message
         raise
     context.world.put(kind, answer)

@@ -12,6 +12,7 @@ from antiphon.registry.roster import Worker
 from antiphon.registry.snapshot import Snapshot
 from antiphon_operator.config import OperatorConfig
 from antiphon_operator.context import Context
+from antiphon_operator.kube import ApiError
 from antiphon_operator.pools import LEAVES, MARK_S, reconcile_pool, surroundings
 from antiphon_operator.queueing import Key, WorkQueue
 from antiphon_operator.status import BETWEEN_NUMBERS_S, BETWEEN_S, SETTLE_S, StatusWriter
@@ -231,6 +232,18 @@ async def test_a_worker_that_is_not_alive_leaves_first() -> None:
     site.registry.say(a=9)
     site.ask(replicas=1)
     assert (await site.reconcile())[0] == ("annotate", "Pod", "b")
+
+
+async def test_an_account_of_others_is_not_taken_over_though_it_was_not_heard_of_yet() -> None:
+    site = Site()
+    site.cluster.store("ServiceAccount", {"metadata": {"namespace": "team", "name": "voices", "labels": {}}})
+    with pytest.raises(ApiError):
+        await reconcile_pool(site.context, "team", "voices")
+    site.hear()
+    await site.settle()
+    said = {each["type"]: each for each in site.status()["conditions"]}
+    assert said["Accepted"]["reason"] == "ServiceAccountRefused"
+    assert "ownerReferences" not in site.cluster.objects["ServiceAccount", "team", "voices"]["metadata"]
 
 
 async def test_a_claim_that_is_asked_for_no_more_is_deleted() -> None:
