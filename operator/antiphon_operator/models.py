@@ -91,16 +91,26 @@ def _say(context: Context, sync: RegistrySync) -> None:
     asks = [ask for model in models for ask in _asks(context, sync, model, reports.get(model.metadata.name, []))]
     plan = place(asks, hosts)
     records = [
-        record_of(model, taken.get(model.metadata.name, ()), _leaving(context, sync, model, reports))
+        _record(sync, model, tuple(taken.get(model.metadata.name, ())), _leaving(context, sync, model, reports))
         for model in models
     ]
     records += [before for name in refused_names if (before := _before(sync, name)) is not None]
     waits = {name: want for name in sync.members if name not in plan.want and (want := _last_want(sync, name))}
+    sync.keep({_name(body) for body in bodies})
     sync.say(records, _pools(context, sync.namespace), {**waits, **plan.want})
     _touch(context, sync, plan, taken)
     obstacles = {ask.key: why for ask in asks if ask.maximum == 0 and (why := obstacle(ask, hosts)) is not None}
     sync.plan = dataclasses.replace(plan, short={**obstacles, **plan.short})
     sync.taken, sync.lenders = taken, _by_model(plan.want)
+
+
+def _record(sync: RegistrySync, model: VoiceModel, taken: tuple[str, ...], leaving: list[Revision]) -> ModelRecord:
+    """The catalogue's record; the one before, where nothing that it is made of is another."""
+    name = model.metadata.name
+    made = sync.recorded.get(name)
+    if made is None or made[0] is not model or made[1:3] != (taken, leaving):
+        made = sync.recorded[name] = model, taken, leaving, record_of(model, taken, leaving)
+    return made[3]
 
 
 def _by_model(want: Mapping[str, Want]) -> dict[tuple[str, str], list[str]]:

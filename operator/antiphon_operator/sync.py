@@ -12,7 +12,7 @@ from antiphon.contracts.errors import AntiphonError
 from antiphon.contracts.resources import RevisionStatus, VoiceModel
 from antiphon.registry.client import Connect, open_client
 from antiphon.registry.placing import Plan
-from antiphon.registry.records import Lease, ModelRecord, PoolRecord, Want, WorkerRecord
+from antiphon.registry.records import Lease, ModelRecord, PoolRecord, Revision, Want, WorkerRecord
 from antiphon.registry.snapshot import RegistryReader, Snapshot, Worker
 from antiphon.registry.writer import RegistryWriter
 from antiphon_operator.queueing import Key, WorkQueue
@@ -66,6 +66,8 @@ class RegistrySync:
         """Since when a revision that nobody is to use any more is on its way out, by name and digest."""
         self.read_as: dict[str, tuple[str, VoiceModel | str]] = {}
         """By name: a model as it was read, of which version."""
+        self.recorded: dict[str, tuple[VoiceModel, tuple[str, ...], list[Revision], ModelRecord]] = {}
+        """By name: a model, aliases that it has not got and revisions that leave it; and the record made of them."""
         self.adopted: dict[str, RevisionStatus | None] = {}
         """By uid: the active revision of a model whose status said nothing."""
         self.shown: tuple[object, ...] = ()
@@ -163,6 +165,11 @@ class RegistrySync:
         self._writer.set_pools(pools)
         self._writer.set_want(want)
         self._told.set()
+
+    def keep(self, names: set[str]) -> None:
+        """Forget what was worked out for models of other names: they are no more."""
+        self.read_as = {name: made for name, made in self.read_as.items() if name in names}
+        self.recorded = {name: made for name, made in self.recorded.items() if name in names}
 
     async def empty(self) -> bool:
         """Say that there is nothing any more; whether Redis took it within a moment."""

@@ -46,7 +46,7 @@ GROUPS = {
     "poddisruptionbudgets": "policy/v1",
     "networkpolicies": "networking.k8s.io/v1",
 }
-EVENT = re.compile(rb'\{"type":"(\w+)","object":\{.*?"metadata":\{"name":"([^"]+)"')
+EVENT = re.compile(rb'\{"type":"(\w+)","object":\{.*?"metadata":\{.*?"name":"([^"]+)"')
 FOREVER = aiohttp.ClientTimeout(total=None)
 AGENT = "antiphon-operator"
 POOLS, MODELS, GONE_PODS = 100, 1000, 40
@@ -188,13 +188,14 @@ class Objects:
         """Call `told` with type, name and line of every event of a kind until the block ends."""
 
         async def follow() -> None:
-            query = {"watch": "1"}
-            async with self._session.get(self._path(plural), params=query, timeout=FOREVER) as answer:
-                answer.raise_for_status()
-                began.set()
-                async for line in answer.content:
-                    if found := EVENT.match(line):
-                        told(found[1].decode(), found[2].decode(), line)
+            # The API server ends a watch that falls behind; a new one begins with all that there is.
+            while True:
+                async with self._session.get(self._path(plural), params={"watch": "1"}, timeout=FOREVER) as answer:
+                    answer.raise_for_status()
+                    began.set()
+                    async for line in answer.content:
+                        if found := EVENT.match(line):
+                            told(found[1].decode(), found[2].decode(), line)
 
         began = asyncio.Event()
         task = asyncio.create_task(follow())
@@ -203,9 +204,10 @@ class Objects:
             await asyncio.wait({task, begun}, return_when=asyncio.FIRST_COMPLETED)
             yield
         finally:
-            task.cancel()
             begun.cancel()
-            await asyncio.wait({task, begun})
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
 
     @asynccontextmanager
     async def names(self, plural: str) -> AsyncIterator[set[str]]:

@@ -4,7 +4,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from antiphon.contracts.errors import Reason
-from antiphon.contracts.models import revision_digest
 from antiphon.contracts.resources import RevisionStatus, VoiceModel
 from antiphon.registry.placing import Ask
 from antiphon.registry.records import ModelRecord, ResidentModel, Revision
@@ -85,7 +84,7 @@ def seen(reports: Iterable[Report], digest: str) -> Seen:
 def target_of(model: VoiceModel) -> RevisionStatus:
     """The revision that the spec names."""
     spec = model.spec
-    digest = revision_digest(model.specification())
+    digest = model.revision_digest
     called = spec.artifact.revision if spec.artifact is not None else ""
     return RevisionStatus(
         revision=called or digest.removeprefix("sha256:")[:SHORT],

@@ -1,6 +1,7 @@
 """VoiceModel: what is served, by which engine, from which weights, held how, replaced how."""
 
 import json
+from functools import cached_property
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
@@ -411,6 +412,11 @@ class VoiceModel(Part):
             residency=models.Residency.model_validate(residency),
             engine_config={setting.name: setting.parsed for setting in said.engine_config},
         )
+
+    @cached_property
+    def revision_digest(self) -> str:
+        """The name of the revision that the spec names; worked out once, for it is asked for again and again."""
+        return models.revision_digest(self.specification())
 
     @property
     def capabilities(self) -> Capabilities | None:
