@@ -228,6 +228,8 @@ async def test_each_writer_may_write_its_own(tmp_path: Path) -> None:
                 await client.hset(f"{{antiphon:talk}}:{key}", "a", "b")
         with pytest.raises(redis.ResponseError, match="(?i)no permission"):
             await worker.flushall()
+        with pytest.raises(redis.ResponseError, match="(?i)no permission"):  # what was said in a conversation
+            await worker.hgetall("{antiphon:talk}:session:s1")
         anonymous = redis.Redis.from_url(f"redis://{urls['url'].split('@')[1]}", protocol=2, retry=None)
         stack.push_async_callback(anonymous.aclose)
         with pytest.raises(redis.AuthenticationError):

@@ -18,7 +18,8 @@ START_S = 10.0
 
 ACCESS = {
     "operator": "~{antiphon:prod}:* +@all -@dangerous",
-    "worker": "~{antiphon:prod}:lease:* ~{antiphon:prod}:leases %R~{antiphon:prod}:* -@all +@read +@write +@scripting "
+    "worker": "~{antiphon:prod}:lease:* ~{antiphon:prod}:leases %R~{antiphon:prod}:meta %R~{antiphon:prod}:models "
+    "%R~{antiphon:prod}:want %R~{antiphon:prod}:changes -@all +@read +@write +@scripting "
     "+@transaction +@connection +@stream -@dangerous",
     "orchestrator": "~{antiphon:prod}:session:* ~{antiphon:prod}:claims ~{antiphon:prod}:demand:* %R~{antiphon:prod}:* "
     "-@all +@read +@write +@scripting +@transaction +@connection +@stream -@dangerous",
