@@ -94,6 +94,11 @@ def test_the_architecture_names_modules_of_the_operator() -> None:
     assert named <= {path.name for path in (ROOT / "operator/antiphon_operator").rglob("*.py")}
 
 
+def test_every_end_to_end_case_is_told() -> None:
+    cases = {path.parent.name for path in ROOT.glob("e2e/*/test_*.py")}
+    assert cases == set(re.findall(r"^\| `(\w+)` \|", (ROOT / "e2e/README.md").read_text(), re.M))
+
+
 @each_document
 def test_make_targets_exist(document: Path) -> None:
     said = [*fenced(document), *inline(document)]
