@@ -181,6 +181,8 @@ def test_several_namespaces_get_rights_and_secrets() -> None:
     secrets = [each for each in objects if each["metadata"]["name"] == "antiphon-workers"]
     assert {each["metadata"]["namespace"] for each in secrets} == {"talk", "a", "b"}
     assert len({each["stringData"]["token"] for each in secrets}) == 1
+    urls = [each for each in objects if each["metadata"]["name"] == "antiphon-registry"]
+    assert {each["metadata"]["namespace"] for each in urls if "operatorUrl" in each["stringData"]} == {"talk"}
 
 
 @contextlib.asynccontextmanager
