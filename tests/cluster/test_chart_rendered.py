@@ -53,7 +53,6 @@ EVERYTHING: Values = {
 EXTERNAL: Values = {
     "valkey": {"enabled": False},
     "registry": {"externalUrl": "rediss://user:word@redis.example.com:6380/0"},
-    "networkPolicy": {"redisPort": 6380},
     "operator": {"clusterWide": True},
     "apiKeys": {"existingSecret": "our-keys"},
 }
@@ -172,6 +171,29 @@ def test_the_chat_server_can_be_reached_and_little_else() -> None:
     assert chat == {"ports": [{"port": 8000}, {"port": 11434}], "to": [{"ipBlock": {"cidr": "10.1.0.0/16"}}]}
     default = one(rendered({}), "NetworkPolicy", "voice-antiphon-orchestrator")
     assert all("to" in way or {port["port"] for port in way["ports"]} == {53} for way in default["spec"]["egress"])
+
+
+@pytest.mark.parametrize(
+    ("url", "ports"),
+    [
+        ("rediss://user:a:1234@redis.example.com:6380/0", [6380, 6379]),
+        ("redis+sentinel://:word@a:26379,b:26380/registry/0", [26379, 26380, 6379]),
+        ("redis://redis.example.com", [6379]),
+    ],
+)
+def test_a_registry_elsewhere_can_be_reached(url: str, ports: list[int]) -> None:
+    objects = rendered({"valkey": {"enabled": False}, "registry": {"externalUrl": url}})
+    for part in ("operator", "orchestrator"):
+        ways = one(objects, "NetworkPolicy", f"voice-antiphon-{part}")["spec"]["egress"]
+        assert {"ports": [{"port": port} for port in ports]} in ways
+
+
+def test_who_tests_may_call() -> None:
+    objects = rendered({"networkPolicy": {"callers": [{"namespaceSelector": {}}]}})
+    callers = one(objects, "NetworkPolicy", "voice-antiphon-orchestrator")["spec"]["ingress"][0]["from"]
+    (tester,) = [each for each in callers if "podSelector" in each]
+    labels = one(objects, "Pod", "voice-antiphon-test")["metadata"]["labels"]
+    assert tester["podSelector"]["matchLabels"].items() <= labels.items() and len(callers) == 2
 
 
 def test_several_namespaces_get_rights_and_secrets() -> None:
