@@ -87,10 +87,9 @@ async def test_by_tls_each_with_no_more_rights_than_it_needs(tmp_path: Path) -> 
     async with by_tls(tmp_path) as where, everyone(where.operator, where.worker, where.orchestrator) as all_of_them:
         await all_of_them.all_is_well()
         for url in (where.worker, where.orchestrator):
-            client = open_client(url, namespace=NAMESPACE)
-            with pytest.raises(redis.ResponseError, match="(?i)perm"):
-                await client.hset(Keys(NAMESPACE).models, "ann", "{}")
-            await client.aclose()
+            async with redis.Redis.from_url(url) as client:
+                with pytest.raises(redis.ResponseError, match="(?i)perm"):
+                    await client.hset(Keys(NAMESPACE).models, "ann", "{}")
 
 
 async def test_behind_a_sentinel_through_a_failover(tmp_path: Path) -> None:

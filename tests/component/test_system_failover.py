@@ -1,9 +1,6 @@
 """Workers that are killed in the middle of a reply, or of what the user says, under `antiphon up`."""
 
 import asyncio
-import json
-import os
-import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -14,8 +11,10 @@ import psutil
 import pytest
 
 from antiphon.cli.realtime import RealtimeSession, connect
+from antiphon.cli.running import Running
+from antiphon.registry.snapshot import RegistryReader
 from antiphon.testing.speech import require_recordings
-from antiphon.testing.system import ANTIPHON, System, running
+from antiphon.testing.system import System, running
 from antiphon.testing.tones import decode_words
 
 pytestmark = [pytest.mark.component, pytest.mark.timeout(240)]
@@ -61,16 +60,20 @@ async def talking(system: System) -> AsyncIterator[RealtimeSession]:
 
 
 async def busy_worker(system: System) -> psutil.Process:
-    """The process of the worker that has a stream."""
-    environment = {**os.environ, "ANTIPHON_DATA_DIR": str(system.data_dir)}
-    async with asyncio.timeout(20):
-        while True:
-            listing = await asyncio.to_thread(
-                subprocess.run, [*ANTIPHON, "workers", "--json"], env=environment, capture_output=True, check=True
-            )
-            for row in json.loads(listing.stdout):
-                if int(str(row["streams"]).split("/")[0]):
-                    return process_of(system, str(row["worker"]))
+    """The process of the worker that has a stream, as its lease tells."""
+    noted = Running.find(system.data_dir)
+    reader = RegistryReader(noted.registry, noted.namespace)
+    reading = asyncio.create_task(reader.run())
+    try:
+        async with asyncio.timeout(20):
+            while True:
+                snapshot = await reader.changed(reader.snapshot.version)
+                for worker in snapshot.workers.values():
+                    if worker.lease is not None and worker.lease.streams:
+                        return process_of(system, worker.name)
+    finally:
+        reading.cancel()
+        await asyncio.gather(reading, return_exceptions=True)
 
 
 def process_of(system: System, worker: str) -> psutil.Process:

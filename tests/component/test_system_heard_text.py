@@ -136,7 +136,7 @@ async def test_a_hundred_interruptions_of_the_mock_voice_agree_within_one_word(m
 
 
 async def test_a_hundred_interruptions_of_a_piper_voice_agree_within_two_words(piper_system: System) -> None:
-    heard = await gather(piper_system.url, sessions=10, seed=2)
+    heard = await gather(piper_system.url, sessions=5, seed=2)
     reply = normalise(STORY).split()
     differences = []
     async with aiohttp.ClientSession() as http:
