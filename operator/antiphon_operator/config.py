@@ -6,6 +6,9 @@ from typing import Annotated, Any
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from antiphon.contracts.errors import AntiphonError
+from antiphon.registry.client import open_client
+
 
 class OperatorConfig(BaseSettings):
     """One operator. Frozen; loaded once, handed down."""
@@ -36,6 +39,15 @@ class OperatorConfig(BaseSettings):
     """Log lines as JSON, not as text."""
     log_level: str = "INFO"
     """The lowest level that is logged."""
+
+    @field_validator("redis_url")
+    @classmethod
+    def _usable(cls, value: SecretStr) -> SecretStr:
+        try:
+            open_client(value.get_secret_value())
+        except AntiphonError as error:
+            raise ValueError(error.message) from None
+        return value
 
     @field_validator("namespaces", mode="before")
     @classmethod

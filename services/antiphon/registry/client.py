@@ -17,6 +17,8 @@ TIMEOUT_S = 0.5
 """For a command and for a connection: who asks goes on without Redis after that, and tries again by itself."""
 
 
+_UNREADABLE = "its port or an option cannot be read; write what is special in a password as %XX"
+
 Connect = Callable[..., "redis.Redis"]
 """Opens clients as `open_client` does."""
 
@@ -42,7 +44,9 @@ def open_client(url: str, *, namespace: str = "default", block_s: float = 0.0) -
             protocol=2,
         )
     except (ValueError, TypeError) as error:
-        raise AntiphonError(Reason.INVALID_REQUEST, f"The registry's URL is not one that works: {error}.") from error
+        # What else is said of it may quote a part of a password.
+        told = str(error).rstrip(".") if "schemes" in str(error) else _UNREADABLE
+        raise AntiphonError(Reason.INVALID_REQUEST, f"The registry's URL is not one that works: {told}.") from None
     pool = client.connection_pool
     bases: tuple[type, ...] = (_Cancellable, pool.connection_class)
     if address.seeds is not None:
