@@ -97,6 +97,7 @@ def _say(context: Context, sync: RegistrySync) -> None:
     records += [before for name in refused_names if (before := _before(sync, name)) is not None]
     waits = {name: want for name in sync.members if name not in plan.want and (want := _last_want(sync, name))}
     sync.keep({_name(body) for body in bodies})
+    sync.planned = {model.metadata.name: model.metadata.generation for model in models}
     sync.say(records, _pools(context, sync.namespace), {**waits, **plan.want})
     _touch(context, sync, plan, taken)
     obstacles = {ask.key: why for ask in asks if ask.maximum == 0 and (why := obstacle(ask, hosts)) is not None}
@@ -255,6 +256,9 @@ async def reconcile_model(context: Context, namespace: str, name: str) -> None:
     known = (name, active.digest) in sync.plan.holders
     if not (context.registries.is_known(namespace, now) and (known or sync.is_patient(now))):
         context.queue.add(key, SOON_S)
+        return
+    if sync.planned.get(name, model.metadata.generation) != model.metadata.generation:
+        context.queue.add(key, SOON_S)  # places were looked for by an older spec: of this one nothing can be said yet
         return
     picture = _picture(context, sync, model, now)
     if picture.course.look_s is not None:

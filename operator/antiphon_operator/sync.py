@@ -52,6 +52,8 @@ class RegistrySync:
         self.namespace = namespace
         self.plan = Plan({}, {}, {})
         """What was last decided on who holds what."""
+        self.planned: Mapping[str, int] = {}
+        """By name: the generation of the model that it was decided for."""
         self.members: Mapping[str, WorkerRecord] = {}
         """Who was last said to be a member: newer than the snapshot, which hears it from Redis."""
         self.wanted: Mapping[str, Want] = {}

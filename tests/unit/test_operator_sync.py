@@ -2,13 +2,21 @@
 
 import asyncio
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from operator_cluster import InMemoryCluster
 
 from antiphon.registry.records import Lease, ModelRef, Want, WorkerRecord
 from antiphon.registry.roster import Worker
 from antiphon.registry.snapshot import Snapshot
+from antiphon_operator.config import OperatorConfig
+from antiphon_operator.context import Context
+from antiphon_operator.models import reconcile_model, reconcile_registry
+from antiphon_operator.queueing import WorkQueue
+from antiphon_operator.status import StatusWriter
 from antiphon_operator.sync import RegistrySync
+from antiphon_operator.world import World
 
 pytestmark = [pytest.mark.unit, pytest.mark.looptime]
 
@@ -36,3 +44,55 @@ async def test_an_end_that_a_pod_tells_counts_though_the_registry_cannot_be_aske
     sync.say_members({"a": MEMBER})
     again = sync.worker("a")
     assert again is not None and not again.serving
+
+
+class Registries(dict[str, RegistrySync]):
+    """One namespace's, heard from the start."""
+
+    def is_known(self, namespace: str, now: float) -> bool:
+        return True
+
+    def open(self, namespace: str) -> RegistrySync:
+        return self[namespace]
+
+
+async def test_of_a_new_spec_nothing_is_said_before_places_were_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster, queue, clock = InMemoryCluster(), WorkQueue(), asyncio.get_running_loop().time
+    world = World(queue.add)
+    sync = RegistrySync("redis://127.0.0.1:1", "team", 0, lambda change: None)
+    monkeypatch.setattr(sync, "_reader", SimpleNamespace(snapshot=Snapshot(version=1, stale=False)))
+    monkeypatch.setattr(sync, "_begun_s", 0.0)
+    monkeypatch.setattr(sync, "_read_s", 0.0)
+    context = Context(
+        config=OperatorConfig(),
+        world=world,
+        cluster=cluster,  # type: ignore[arg-type]
+        queue=queue,
+        registries=Registries(team=sync),  # type: ignore[arg-type]
+        statuses=StatusWriter(cluster, world, queue, clock),  # type: ignore[arg-type]
+        clock=clock,
+    )
+
+    def ask(generation: int, **residency: object) -> None:
+        spec = {"task": "tts", "engine": "piper", "residency": {"policy": "Pinned", **residency}}
+        metadata = {"namespace": "team", "name": "joe", "generation": generation}
+        world.put("VoiceModel", cluster.store("VoiceModel", {"metadata": metadata, "spec": spec}))
+
+    async def said() -> dict[str, Any]:
+        await reconcile_model(context, "team", "joe")
+        await asyncio.sleep(1.0)
+        await reconcile_model(context, "team", "joe")
+        found: dict[str, Any] = cluster.objects["VoiceModel", "team", "joe"].get("status", {})
+        return found
+
+    await asyncio.sleep(10.0)
+    ask(1)
+    await reconcile_registry(context, "team")
+    first = await said()
+    assert first["observedGeneration"] == 1 and first["wantedWorkers"] == 1
+    await asyncio.sleep(1.0)
+    ask(2, minReplicas=2)
+    assert (await said())["observedGeneration"] == 1
+    await reconcile_registry(context, "team")
+    second = await said()
+    assert second["observedGeneration"] == 2 and second["wantedWorkers"] == 2
