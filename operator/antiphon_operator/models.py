@@ -98,6 +98,8 @@ def _say(context: Context, sync: RegistrySync) -> None:
     waits = {name: want for name in sync.members if name not in plan.want and (want := _last_want(sync, name))}
     sync.keep({_name(body) for body in bodies})
     sync.planned = {model.metadata.name: model.metadata.generation for model in models}
+    for name in plan.want.keys() - sync.wanted.keys():  # told for the first time: its pool waits for that
+        context.queue.add(Key("WorkerPool", sync.namespace, sync.members[name].pool))
     sync.say(records, _pools(context, sync.namespace), {**waits, **plan.want})
     _touch(context, sync, plan, taken)
     obstacles = {ask.key: why for ask in asks if ask.maximum == 0 and (why := obstacle(ask, hosts)) is not None}

@@ -75,6 +75,12 @@ def test_a_pool_is_not_ready_before_what_is_pinned_is_warm(state: Any) -> None:
     assert said["Available"].status == "True"
 
 
+def test_a_pool_is_not_ready_before_its_workers_were_told_what_to_hold() -> None:
+    known = worker("a")
+    ready = say(serving(Worker("a", known.record, known.lease, 1.0)))["Ready"]
+    assert (ready.status, ready.reason) == ("False", "ModelsLoading") and "not told yet" in ready.message
+
+
 def test_another_revision_is_not_the_one_that_is_wanted() -> None:
     held = ResidentModel(name="joe", state="warm", digest="sha256:content", revision="sha256:old")
     for digest, status in (("sha256:old", "True"), ("sha256:content", "True"), ("", "True"), ("sha256:new", "False")):

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from operator_cluster import InMemoryCluster
 
-from antiphon.registry.records import Lease, WorkerRecord
+from antiphon.registry.records import Lease, Want, WorkerRecord
 from antiphon.registry.roster import Worker
 from antiphon.registry.snapshot import Snapshot
 from antiphon_operator.config import OperatorConfig
@@ -34,7 +34,10 @@ class FakeRegistry:
     def say(self, **streams: int) -> None:
         workers = {
             name: Worker(
-                name, WorkerRecord(address="a:1", pool="voices"), Lease(worker=name, incarnation="i", streams=count)
+                name,
+                WorkerRecord(address="a:1", pool="voices"),
+                Lease(worker=name, incarnation="i", streams=count),
+                want=Want(),
             )
             for name, count in streams.items()
         }

@@ -13,7 +13,7 @@ from antiphon.registry.snapshot import Snapshot
 from antiphon_operator.config import OperatorConfig
 from antiphon_operator.context import Context
 from antiphon_operator.models import reconcile_model, reconcile_registry
-from antiphon_operator.queueing import WorkQueue
+from antiphon_operator.queueing import Key, WorkQueue
 from antiphon_operator.status import StatusWriter
 from antiphon_operator.sync import RegistrySync
 from antiphon_operator.world import World
@@ -56,14 +56,9 @@ class Registries(dict[str, RegistrySync]):
         return self[namespace]
 
 
-async def test_of_a_new_spec_nothing_is_said_before_places_were_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    cluster, queue, clock = InMemoryCluster(), WorkQueue(), asyncio.get_running_loop().time
-    world = World(queue.add)
-    sync = RegistrySync("redis://127.0.0.1:1", "team", 0, lambda change: None)
-    monkeypatch.setattr(sync, "_reader", SimpleNamespace(snapshot=Snapshot(version=1, stale=False)))
-    monkeypatch.setattr(sync, "_begun_s", 0.0)
-    monkeypatch.setattr(sync, "_read_s", 0.0)
-    context = Context(
+def context_of(cluster: InMemoryCluster, world: World, queue: WorkQueue, sync: RegistrySync) -> Context:
+    clock = asyncio.get_running_loop().time
+    return Context(
         config=OperatorConfig(),
         world=world,
         cluster=cluster,  # type: ignore[arg-type]
@@ -72,6 +67,40 @@ async def test_of_a_new_spec_nothing_is_said_before_places_were_looked_for(monke
         statuses=StatusWriter(cluster, world, queue, clock),  # type: ignore[arg-type]
         clock=clock,
     )
+
+
+async def test_a_pool_is_looked_at_once_its_worker_was_told_what_to_hold(monkeypatch: pytest.MonkeyPatch) -> None:
+    queue, world = WorkQueue(), World(lambda key: None)
+    sync = RegistrySync("redis://127.0.0.1:1", "team", 0, lambda change: None)
+    lease = Lease(worker="a", incarnation="i")
+    snapshot = Snapshot(version=1, stale=False, workers={"a": Worker("a", MEMBER, lease)})
+    monkeypatch.setattr(sync, "_reader", SimpleNamespace(snapshot=snapshot))
+    monkeypatch.setattr(sync, "_read_s", 0.0)
+    monkeypatch.setattr(sync, "_last", {"a": (lease, 0.0)})
+    context = context_of(InMemoryCluster(), world, queue, sync)
+    labels = {"app.kubernetes.io/name": "antiphon-worker", "antiphon.dev/pool": "voices"}
+    status = {"phase": "Running", "podIP": "10.0.0.1"}
+    world.put("WorkerPool", {"metadata": {"namespace": "team", "name": "voices"}, "spec": {"image": "w:1"}})
+    world.put("Pod", {"metadata": {"namespace": "team", "name": "a", "labels": labels}, "status": status})
+    await reconcile_registry(context, "team")
+    assert sync.wanted == {"a": Want()}
+    key = await queue.take()
+    assert key == Key("WorkerPool", "team", "voices")
+    queue.finish(key)
+    sync.not_before_s = 0.0
+    await asyncio.sleep(1.0)
+    await reconcile_registry(context, "team")
+    assert queue.due == 0
+
+
+async def test_of_a_new_spec_nothing_is_said_before_places_were_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster, queue = InMemoryCluster(), WorkQueue()
+    world = World(queue.add)
+    sync = RegistrySync("redis://127.0.0.1:1", "team", 0, lambda change: None)
+    monkeypatch.setattr(sync, "_reader", SimpleNamespace(snapshot=Snapshot(version=1, stale=False)))
+    monkeypatch.setattr(sync, "_begun_s", 0.0)
+    monkeypatch.setattr(sync, "_read_s", 0.0)
+    context = context_of(cluster, world, queue, sync)
 
     def ask(generation: int, **residency: object) -> None:
         spec = {"task": "tts", "engine": "piper", "residency": {"policy": "Pinned", **residency}}

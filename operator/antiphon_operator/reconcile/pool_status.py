@@ -223,8 +223,10 @@ def _serving(pod: Body, workers: Mapping[str, Worker]) -> Worker | None:
 def _lacks(worker: Worker) -> list[str]:
     """What it should hold and does not hold warm."""
     lease, want = worker.lease, worker.want
-    if lease is None or want is None:
+    if lease is None:
         return []
+    if want is None:
+        return ["not told yet which"]
     warm = {
         (model.name, digest)
         for model in lease.models
