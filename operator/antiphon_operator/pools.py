@@ -47,7 +47,7 @@ async def reconcile_pool(context: Context, namespace: str, name: str) -> None:
     try:
         blueprint = context.blueprints.of(body, surroundings(context.config), claimed)
     except ValidationError as error:
-        await _say(context, key, body, pool_refused(_sentence(error)))
+        await _say(context, key, body, pool_refused(_sentence(error), body.get("status") or {}))
         return
     pool = blueprint.pool
     refusals = await _apply_all(context, blueprint)

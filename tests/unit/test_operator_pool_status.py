@@ -223,7 +223,7 @@ def test_no_worker_wanted_is_not_ready_and_not_degraded() -> None:
 def test_what_was_refused_is_told() -> None:
     said = say(Observed(pool(), refusals={"Service": "voices exists and is not the pool's."}))["Accepted"]
     assert (said.status, said.reason) == ("False", "ServiceRefused") and "not the pool's" in said.message
-    assert [each.status for each in pool_refused("spec.image: missing").findings] == ["False", "False"]
+    assert [each.status for each in pool_refused("spec.image: missing", {}).findings] == ["False", "False"]
 
 
 # --- conditions -------------------------------------------------------------------------------------------------------

@@ -277,6 +277,18 @@ async def test_a_spec_that_cannot_be_read_is_said_and_touches_nothing() -> None:
     assert site.status()["conditions"][0]["reason"] == "InvalidSpec"
 
 
+async def test_a_pool_that_cannot_be_read_any_more_keeps_what_was_counted() -> None:
+    site = Site(replicas=2)
+    site.pods("a", "b")
+    site.registry.say(a=1, b=2)
+    await site.settle()
+    counted = {name: value for name, value in site.status().items() if name not in ("conditions", "observedGeneration")}
+    assert counted["replicas"] == 2 and counted["selector"]
+    site.ask(replicas=-1)
+    await site.settle()
+    assert site.status().items() >= counted.items() and site.status()["conditions"][0]["reason"] == "InvalidSpec"
+
+
 # --- how often a status is written ------------------------------------------------------------------------------------
 
 

@@ -100,10 +100,11 @@ def is_taken_up(deployment: Body | None) -> bool:
     return seen >= int(deployment["metadata"].get("generation", 0))
 
 
-def pool_refused(message: str) -> Said:
-    """What to say of a pool whose spec cannot be read."""
+def pool_refused(message: str, before: Mapping[str, Any]) -> Said:
+    """What to say of a pool whose spec cannot be read: what stood in its status, for its workers stay as they are."""
     finding = Finding.of("Accepted", False, "InvalidSpec", message)
-    return Said({}, [finding, Finding.of("Ready", False, "InvalidSpec", "See the condition Accepted.")])
+    numbers = {name: value for name, value in before.items() if name not in ("conditions", "observedGeneration")}
+    return Said(numbers, [finding, Finding.of("Ready", False, "InvalidSpec", "See the condition Accepted.")])
 
 
 def _accepted(observed: Observed) -> Finding:
