@@ -100,6 +100,7 @@ class Cluster:
                 "ANTIPHON_WORKER_REDIS_URL": self.valkey.url,
                 "ANTIPHON_WORKER_NAMESPACE": NAMESPACE,
                 "ANTIPHON_WORKER_LOG_LEVEL": "ERROR",
+                "ANTIPHON_WORKER_LOUDNESS_LUFS": "none",
                 "ANTIPHON_WORKER_MODELS": json.dumps([spec.model_dump(mode="json") for spec in self.models]),
             }
             self.processes[name] = await asyncio.create_subprocess_exec(

@@ -122,6 +122,7 @@ async def _worker(made: Processes, name: str, url: str, stack: contextlib.AsyncE
         "NAMESPACE": NAMESPACE,
         "CACHE": str(made.folder / "cache"),
         "MAX_STREAMS": "64",
+        "LOUDNESS_LUFS": "none",
     }
     await _process(made, name, ("worker",), {f"ANTIPHON_WORKER_{key}": value for key, value in told.items()}, stack)
 

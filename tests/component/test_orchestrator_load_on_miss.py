@@ -122,6 +122,7 @@ class Site:
             "REDIS_URL": self.url,
             "NAMESPACE": NAMESPACE,
             "MAX_STREAMS": "64",
+            "LOUDNESS_LUFS": "none",
         }
         environment = {f"ANTIPHON_WORKER_{key}": value for key, value in told.items()}
         with self.log(name).open("wb") as log:

@@ -113,9 +113,12 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
     registry = Registry(folder)
     registry.start()
     options = ("--workers", "3", "--orchestrators", "2", "--redis", registry.url)
-    room_for_all = {"ANTIPHON_WORKER_MAX_STREAMS": str(2 * CONVERSATIONS)}  # on one worker: the others may be gone
+    told = {
+        "ANTIPHON_WORKER_MAX_STREAMS": str(2 * CONVERSATIONS),  # room for all on one worker: the others may be gone
+        "ANTIPHON_WORKER_LOUDNESS_LUFS": "none",
+    }
     try:
-        with running(CONFIG, folder / "up", *options, environment=room_for_all) as system:
+        with running(CONFIG, folder / "up", *options, environment=told) as system:
             yield Stage(system, registry)
     finally:
         registry.kill()

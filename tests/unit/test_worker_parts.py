@@ -137,8 +137,9 @@ def test_settings_come_from_the_environment_and_a_file(tmp_path: Path, monkeypat
     path.write_text("- {name: joe, task: tts, engine: piper, aliases: [tts-1]}\n")
     monkeypatch.setenv("ANTIPHON_WORKER_MODELS", str(path))
     monkeypatch.setenv("ANTIPHON_WORKER_PORT", "0")
+    monkeypatch.setenv("ANTIPHON_WORKER_LOUDNESS_LUFS", "none")
     config = WorkerConfig()
-    assert (config.port, [spec.name for spec in config.models]) == (0, ["joe"])
+    assert (config.port, config.loudness_lufs, [spec.name for spec in config.models]) == (0, None, ["joe"])
     monkeypatch.setenv("ANTIPHON_WORKER_MODELS", '[{"name": "tiny", "task": "asr", "engine": "mock"}]')
     assert [spec.name for spec in WorkerConfig().models] == ["tiny"]
     with pytest.raises(ValidationError, match="used twice: tts-1"):

@@ -6,7 +6,6 @@ Source: ITU-R BS.1770-4 (K-weighted, gated in blocks of 400 ms), as implemented 
 import math
 
 import numpy as np
-import pyloudnorm
 
 from antiphon.audio.pcm import Samples
 
@@ -19,6 +18,8 @@ def measure_lufs(samples: Samples, rate_hz: int) -> float | None:
     """The integrated loudness in LUFS; None when there is too little of it (under 400 ms) or only silence."""
     if len(samples) < _BLOCK_S * rate_hz or not np.any(samples):
         return None
+    import pyloudnorm  # takes a second: not for who measures nothing
+
     with np.errstate(all="ignore"):
         lufs = float(pyloudnorm.Meter(rate_hz).integrated_loudness(samples.astype(np.float64)))
     return lufs if math.isfinite(lufs) and lufs > _SILENT_LUFS else None

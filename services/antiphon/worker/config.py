@@ -33,7 +33,9 @@ class Rewrite(BaseModel):
 class WorkerConfig(BaseSettings):
     """One worker. Frozen; loaded once, handed down."""
 
-    model_config = SettingsConfigDict(env_prefix="ANTIPHON_WORKER_", env_nested_delimiter="__", frozen=True)
+    model_config = SettingsConfigDict(
+        env_prefix="ANTIPHON_WORKER_", env_nested_delimiter="__", env_parse_none_str="none", frozen=True
+    )
 
     worker_id: str = Field(default_factory=socket.gethostname, min_length=1, max_length=253)
     """Unique in the namespace; a pod's name. The host's name otherwise."""
@@ -78,7 +80,7 @@ class WorkerConfig(BaseSettings):
     """How long a stream waits for its model to load before it is told MODEL_LOADING."""
 
     loudness_lufs: float | None = Field(default=-18.0, ge=-40, le=-8)
-    """How loud every voice is made, measured at warm-up; None: as it comes. -18 leaves speech its peaks."""
+    """How loud every voice is made, measured at warm-up; None (`none`): as it comes. -18 leaves speech its peaks."""
     max_text_chars: int = Field(default=20_000, ge=1)
     """Code points in one synthesis: about 20 minutes of speech."""
     max_utterance_s: float = Field(default=120.0, gt=0)

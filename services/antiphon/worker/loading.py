@@ -197,10 +197,9 @@ class EngineLoader:
         return LoadedModel(prepared, engine, self._gain(samples, rate_hz), first_audio_ms, factor)
 
     def _gain(self, samples: Samples, rate_hz: int) -> float:
-        lufs = measure_lufs(samples, rate_hz)
-        if self._loudness_lufs is None or lufs is None:
-            return 1.0
-        return min(max(gain_to(self._loudness_lufs, lufs), _GAIN[0]), _GAIN[1])
+        wanted = self._loudness_lufs
+        lufs = None if wanted is None else measure_lufs(samples, rate_hz)
+        return 1.0 if wanted is None or lufs is None else min(max(gain_to(wanted, lufs), _GAIN[0]), _GAIN[1])
 
 
 def _describe(spec: ModelSpec, factory: type[TtsEngine] | type[AsrEngine], files: Path | None) -> PreparedModel:
