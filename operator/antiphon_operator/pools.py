@@ -14,6 +14,7 @@ from antiphon_operator.context import Context
 from antiphon_operator.kube import ApiError
 from antiphon_operator.queueing import Key
 from antiphon_operator.reconcile.blueprint import Blueprint
+from antiphon_operator.reconcile.members import member_of
 from antiphon_operator.reconcile.pool import Manifest, Surroundings
 from antiphon_operator.reconcile.pool_status import Observed, Said, is_going, is_taken_up, pool_refused, pool_status
 from antiphon_operator.world import DELETION_COST, DRAINING, POOL, Body, is_ours
@@ -196,13 +197,17 @@ def _has(pod: Body, annotations: Mapping[str, str]) -> bool:
     return annotations.items() <= (pod["metadata"].get("annotations") or {}).items()
 
 
-def _load(pod: Body, workers: Mapping[str, Worker]) -> tuple[bool, int, str]:
-    """The lowest leaves first: whose worker is not alive, then the idlest, then by name."""
+def _load(pod: Body, workers: Mapping[str, Worker]) -> tuple[int, int, str]:
+    """The lowest leaves first: in whose Pod no worker runs, the idlest, who runs and is not heard of; then by name.
+
+    Unreachable is not idle: a worker that is cut off from Redis may be in the midst of its streams.
+    """
     name = pod["metadata"]["name"]
+    if member_of(pod) is None or DRAINING in (pod["metadata"].get("annotations") or {}):
+        return 0, 0, name
     worker = workers.get(name)
     lease = worker.lease if worker is not None else None
-    marked = DRAINING in (pod["metadata"].get("annotations") or {})
-    return lease is not None and not marked, lease.streams if lease is not None else 0, name
+    return (1, lease.streams, name) if lease is not None else (2, 0, name)
 
 
 # --- status -----------------------------------------------------------------------------------------------------------

@@ -85,10 +85,12 @@ class Site:
         self.cluster.store(kind, body | ({"spec": spec} if spec is not None else {}))
         self.hear()
 
-    def pods(self, *names: str) -> None:
+    def pods(self, *names: str, phase: str = "Running") -> None:
         labels = {"app.kubernetes.io/name": "antiphon-worker", "antiphon.dev/pool": "voices"}
         for name in names:
-            self.put("Pod", name, labels=labels)
+            metadata = {"namespace": "team", "name": name, "labels": labels}
+            self.cluster.store("Pod", {"metadata": metadata, "status": {"phase": phase, "podIP": "10.0.0.1"}})
+        self.hear()
 
     def hear(self) -> None:
         """The watches tell what there is."""
@@ -228,13 +230,14 @@ async def test_an_evicted_pod_that_lies_there_keeps_nobody_marked() -> None:
     assert site.cluster.objects["Pod", "team", "b"]["metadata"]["annotations"] == {}
 
 
-async def test_a_worker_that_is_not_alive_leaves_first() -> None:
-    site = Site(replicas=2)
+async def test_a_pod_without_a_worker_leaves_first_and_one_that_is_not_heard_of_last() -> None:
+    site = Site(replicas=3)
     await site.settle()
     site.pods("a", "b")
+    site.pods("c", phase="Pending")
     site.registry.say(a=9)
     site.ask(replicas=1)
-    assert (await site.reconcile())[0] == ("annotate", "Pod", "b")
+    assert (await site.reconcile())[:2] == [("annotate", "Pod", "c"), ("annotate", "Pod", "a")]
 
 
 async def test_an_account_of_others_is_not_taken_over_though_it_was_not_heard_of_yet() -> None:

@@ -92,6 +92,15 @@ def test_what_fails_is_rolled_back_by_itself(seen_of_it: dict[str, Any], said: s
     assert said in course.message and course.reason == "RolledBack"
 
 
+def test_what_some_workers_can_load_and_others_cannot_is_rolled_back_once_that_has_lasted() -> None:
+    half = replace(SERVED, warm=1, failure="w2: it broke.")
+    course = on(half, on())
+    assert course.candidate is not None and course.candidate.weight == 50
+    assert on(half, course, after_s=100).candidate == course.candidate
+    assert on(half, course, after_s=130).refused == NEW.digest
+    assert on(replace(half, failure=""), course, after_s=1000).candidate is not None
+
+
 def test_files_that_cannot_be_had_are_waited_for_a_while() -> None:
     away = replace(SERVED, failure="w1 says: the hub does not answer.", may_recover=True)
     course = on(away, on(), after_s=59)

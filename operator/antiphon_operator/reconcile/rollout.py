@@ -18,6 +18,8 @@ from antiphon.contracts.resources.voice_model import Rollout, RolloutGate
 
 FETCH_S = 60.0
 """A candidate whose files cannot be had has so long: a hub may be away for a moment, and nobody waits for it yet."""
+STUCK_S = 120.0
+"""After its step's pause: a candidate that some worker still cannot load is given up."""
 WATCH_S = 1.0
 """How often a candidate's figures are looked at."""
 
@@ -86,7 +88,7 @@ def advance(course: Course, target: RevisionStatus, rollout: Rollout, sight: Sig
     candidate = _candidate(target, candidate.step, candidate.weight, candidate.since)
     if not sight.is_settled:
         return Course(active, candidate, reason="Waiting", message="The workers cannot be seen: nothing is decided.")
-    if why := _fault(rollout.gate, candidate, sight, now):
+    if why := _fault(rollout.gate, candidate, sight, now) or _stuck(candidate, rollout, sight, now):
         return Course(active, None, target.digest, "RolledBack", f"Revision {target.revision} was rolled back: {why}")
     if not candidate.weight:
         return _load(active, candidate, rollout, sight, now)
@@ -135,6 +137,11 @@ def _fault(gate: RolloutGate, candidate: CandidateStatus, sight: Sight, now: dat
     if limit_ms is not None and sight.first_audio_ms > limit_ms:
         return f"its first audio came after {sight.first_audio_ms:.0f} ms; its gate allows {limit_ms} ms."
     return ""
+
+
+def _stuck(candidate: CandidateStatus, rollout: Rollout, sight: Sight, now: datetime) -> str:
+    """Why a candidate that is warm on some workers gets no further, once that has lasted; empty: it does, or may."""
+    return sight.failure if candidate.weight and _left_s(candidate, rollout, now) < -STUCK_S else ""
 
 
 def _load(active: RevisionStatus, candidate: CandidateStatus, rollout: Rollout, sight: Sight, now: datetime) -> Course:
