@@ -29,6 +29,8 @@ BOUND_S = 80
 RATE_HZ = 24_000
 FRAME_SAMPLES = 480
 NAMESPACE = "test"
+PATIENT = Deadlines(register_s=10.0, first_s=10.0, stall_s=10.0)
+"""Of an orchestrator that does not take a busy machine for a worker that has failed."""
 _PROCESS = "from antiphon.worker import server, config; server.run(config.WorkerConfig())"
 
 

@@ -186,7 +186,7 @@ async def speak_many(made: Site) -> None:
 
 
 async def demand_for(url: str, model: str) -> list[Demand]:
-    client: Any = open_client(url)
+    client: Any = open_client(url, block_s=10)
     try:
         fields = await client.hgetall(Keys(NAMESPACE).demand(model))
     finally:

@@ -5,7 +5,7 @@ import signal
 
 import numpy as np
 import pytest
-from registry_cluster import RATE_HZ, Cluster, Player, cluster, ears, voice
+from registry_cluster import PATIENT, RATE_HZ, Cluster, Player, cluster, ears, voice
 
 from antiphon.audio.pcm import pcm_to_float
 from antiphon.contracts.errors import AntiphonError, Reason
@@ -98,7 +98,7 @@ async def test_what_was_lost_before_it_was_heard_is_not_heard_twice() -> None:
 
 
 async def test_a_worker_that_leaves_is_followed_from_the_next_clause() -> None:
-    async with cluster() as made:
+    async with cluster(deadlines=PATIENT) as made:
         await made.add("a", "b")
         player = speak(made)
         running = asyncio.create_task(player.run())

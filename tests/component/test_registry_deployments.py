@@ -36,7 +36,7 @@ class Everyone:
         self.beats = 0
         self.keeper = LeaseKeeper(worker, NAMESPACE, "w", self.lease)
         self.reader = RegistryReader(orchestrator, NAMESPACE)
-        self.client = open_client(orchestrator, namespace=NAMESPACE)
+        self.client = open_client(orchestrator, namespace=NAMESPACE, block_s=10)  # a busy machine is waited for
         self.sessions = SessionStore(self.client, Keys(NAMESPACE), RecordReader())
 
     def lease(self) -> Lease:

@@ -28,7 +28,7 @@ class Registry:
 
     def __init__(self, valkey: EmbeddedValkey) -> None:
         self.valkey = valkey
-        self.client = open_client(valkey.url)
+        self.client = open_client(valkey.url, block_s=10)  # a busy machine is waited for
         self.keys = Keys(NAMESPACE)
         self.reader = RegistryReader(valkey.url, NAMESPACE)
         self.tasks: list[asyncio.Task[None]] = []
@@ -308,7 +308,7 @@ async def test_the_server_is_gone_when_it_was_stopped() -> None:
     async with EmbeddedValkey() as valkey:
         assert valkey.pid is not None
     assert valkey.pid is None
-    client = open_client(valkey.url)
+    client = open_client(valkey.url, block_s=10)
     with pytest.raises(ConnectionError):
         await client.ping()
     await client.aclose()

@@ -28,6 +28,8 @@ STORY = (
     "covered the road, and nobody came to visit for many weeks. He did not mind, because he had books and a good fire."
 )
 WITHIN_S = 20.0
+SILENCE_MS = 1000
+"""A client that stops sending for so long has finished: longer than a busy machine holds up a speaker in mid-phrase."""
 
 
 def config(voice: dict[str, Any], text: str) -> dict[str, Any]:
@@ -42,7 +44,7 @@ def config(voice: dict[str, Any], text: str) -> dict[str, Any]:
     return {
         "models": [voice, recogniser, writer],
         "default": {"voice": voice["name"], "recogniser": "script"},
-        "assistants": {"default": {"turns": {"silence_duration_ms": 300}}},
+        "assistants": {"default": {"turns": {"silence_duration_ms": SILENCE_MS}}},
     }
 
 

@@ -216,7 +216,7 @@ async def test_leaving_cuts_what_does_not_end() -> None:
 
 async def test_the_lease_says_what_the_worker_holds_and_that_it_drains() -> None:
     async with EmbeddedValkey() as registry:
-        client = open_client(registry.url)
+        client = open_client(registry.url, block_s=10)
         leases: list[dict[str, object]] = []
 
         async def read() -> dict[str, object] | None:

@@ -36,7 +36,7 @@ class Followed:
     """A writer, a reader, and what the reader told."""
 
     def __init__(self, url: str) -> None:
-        self.client: Any = open_client(url)
+        self.client: Any = open_client(url, block_s=10)
         self.keys = Keys(NAMESPACE)
         self.writer = RegistryWriter(url, NAMESPACE)
         self.reader = PlacementReader(url, NAMESPACE, "w1", self.take)

@@ -8,11 +8,10 @@ import sys
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
-from registry_cluster import NAMESPACE
+from registry_cluster import NAMESPACE, PATIENT
 from test_orchestrator_load_on_miss import Orchestrator
 
 from antiphon.contracts.models import ModelSpec, revision_digest
-from antiphon.orchestrator.workers.fleet import Deadlines
 from antiphon.registry.embedded import EmbeddedValkey
 from antiphon.registry.records import ModelRecord, ModelRef, ResidentModel, Want
 from antiphon.registry.writer import RegistryWriter
@@ -35,7 +34,7 @@ class Site:
         self.lose = registry.stop
         self.writer = RegistryWriter(url, NAMESPACE, adopt="local")
         self.orchestrator = Orchestrator("one", url)
-        self.orchestrator.fleet.deadlines = Deadlines()
+        self.orchestrator.fleet.deadlines = PATIENT
 
     def place(self, worker: str, *specs: ModelSpec) -> None:
         refs = (ModelRef(name=spec.name, digest=revision_digest(spec)) for spec in specs)
@@ -68,7 +67,7 @@ class Site:
     async def worker(self, name: str, **settings: Any) -> AsyncIterator[asyncio.subprocess.Process]:
         """A worker, told by its environment; killed at the end if it still runs."""
         told = {"WORKER_ID": name, "PORT": 0, "METRICS_PORT": 0, "REDIS_URL": self.url, "NAMESPACE": NAMESPACE}
-        told |= {"MAX_STREAMS": 64, "LOG_LEVEL": "ERROR"} | settings
+        told |= {"MAX_STREAMS": 64, "LOG_LEVEL": "ERROR", "LOUDNESS_LUFS": "none"} | settings
         environment = {f"ANTIPHON_WORKER_{key}": str(value) for key, value in told.items()}
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "antiphon.worker", env=os.environ | environment
