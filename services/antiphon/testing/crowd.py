@@ -63,7 +63,7 @@ class Report:
 
 @asynccontextmanager
 async def crowd(
-    url: str, size: int, *, key: str = "", before_s: float = 1.0, after_s: float = 3.0
+    url: str, size: int, *, key: str = "", assistant: str = "default", before_s: float = 1.0, after_s: float = 3.0
 ) -> AsyncIterator[Report]:
     """So many conversations in the midst of their turns; each is ended, after one more turn, when the block ends.
 
@@ -71,13 +71,14 @@ async def crowd(
         url: The orchestrators' address.
         size: How many people talk.
         key: The API key, where one is wanted.
+        assistant: Whom they talk to: one that says back what it is told.
         before_s: How long they go on before the block.
         after_s: And after it.
     """
     report, enough = Report(), asyncio.Event()
     async with asyncio.TaskGroup() as tasks:
         for number in range(size):
-            tasks.create_task(_converse(url, key, enough, report), name=f"conversation-{number}")
+            tasks.create_task(_converse(url, key, assistant, enough, report), name=f"conversation-{number}")
             await asyncio.sleep(0.05)
         await asyncio.sleep(before_s)
         yield report
@@ -85,8 +86,8 @@ async def crowd(
         enough.set()
 
 
-async def _converse(url: str, key: str, enough: asyncio.Event, report: Report) -> None:
-    async with connect(url, key=key, extension=True) as session:
+async def _converse(url: str, key: str, assistant: str, enough: asyncio.Event, report: Report) -> None:
+    async with connect(url, assistant=assistant, key=key, extension=True) as session:
         done = False
         while not done:
             done = enough.is_set()
