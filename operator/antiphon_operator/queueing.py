@@ -101,10 +101,3 @@ class WorkQueue:
         if (again_s := self._again_s.pop(key, None)) is not None and not failed:
             self.add(key, max(0.0, again_s - asyncio.get_running_loop().time()))
         return delay_s
-
-    def clear(self) -> None:
-        """Forget all that waits: for whoever begins with a comparison of everything."""
-        self._due_s.clear()
-        self._heap.clear()
-        self._again_s.clear()
-        self._failures.clear()

