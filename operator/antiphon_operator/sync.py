@@ -208,7 +208,7 @@ class RegistrySync:
         while True:
             snapshot = await self._reader.changed(known.version)
             now = asyncio.get_running_loop().time()
-            first = self._read_s is None and snapshot.contact_s > 0
+            first = self._read_s is None  # Nothing is told before the registry has answered.
             if first:
                 self._read_s = now
             for worker in snapshot.workers.values():

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from redis.exceptions import ConnectionError
 
+from antiphon.cli.tables import staleness
 from antiphon.contracts.errors import AntiphonError, Reason
 from antiphon.registry.client import open_client
 from antiphon.registry.embedded import EmbeddedValkey
@@ -152,10 +153,12 @@ async def test_redis_dies_and_comes_back_empty() -> None:
         await made.until(lambda snapshot: snapshot.stale)
         await made.stays(lambda snapshot: alive(snapshot) and snapshot.stale, LEASE_S + 1)
         assert made.reader.snapshot.model("tts", "joe") == JOE
+        assert made.reader.age_s > LEASE_S and "this was true" in staleness(made.reader)
         await made.valkey.start()
         began = asyncio.get_running_loop().time()
         await made.until(lambda snapshot: not snapshot.stale)
         assert asyncio.get_running_loop().time() - began < 4
+        assert made.reader.age_s < LEASE_S and not staleness(made.reader)
         await made.stays(alive, LEASE_S + 1)
 
 

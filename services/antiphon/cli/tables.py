@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from random import Random
 from typing import Any
 
@@ -125,16 +125,25 @@ async def _watch(
     reader: RegistryReader, snapshot: Snapshot, rows: Callable[[Snapshot], list[Row]], *, as_json: bool
 ) -> None:
     """The rows whenever they change: a table in place, or a line of JSON each time. Ends when cancelled."""
-    shown: list[Row] | None = None
+    shown: tuple[list[Row], str] | None = None
     with nullcontext() if as_json else Live(auto_refresh=False) as live:
         while True:
-            present = rows(snapshot)
-            if present != shown and live is None:
-                print(json.dumps(present), flush=True)
-            elif present != shown and live is not None:
-                live.update(_table(present), refresh=True)
+            present = rows(snapshot), staleness(reader)
+            if live is not None and present != shown:
+                live.update(_table(*present), refresh=True)
+            elif live is None and (shown is None or present[0] != shown[0]):
+                print(json.dumps(present[0]), flush=True)
             shown = present
-            snapshot = await reader.changed(snapshot.version)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(1.0 if snapshot.stale else None):
+                    snapshot = await reader.changed(snapshot.version)
+
+
+def staleness(reader: RegistryReader) -> str:
+    """What to say beside rows that may be true no more; nothing while the registry answers."""
+    if not reader.snapshot.stale:
+        return ""
+    return f"Stale: the registry does not say anything; this was true {reader.age_s:.0f} s ago."
 
 
 async def _first(reader: RegistryReader, where: Running) -> Snapshot:
@@ -150,10 +159,13 @@ async def _first(reader: RegistryReader, where: Running) -> Snapshot:
     return snapshot
 
 
-def _table(rows: list[Row]) -> Table | str:
+def _table(rows: list[Row], caption: str = "") -> Table | str:
     if not rows:
-        return "There is none."
-    table = Table(*(column.replace("_", " ") for column in rows[0]), box=None, header_style="bold", pad_edge=False)
+        return f"There is none. {caption}".rstrip()
+    columns = (column.replace("_", " ") for column in rows[0])
+    table = Table(
+        *columns, box=None, header_style="bold", pad_edge=False, caption=caption or None, caption_justify="left"
+    )
     for row in rows:
         table.add_row(*(_cell(value) for value in row.values()))
     return table

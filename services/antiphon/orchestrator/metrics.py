@@ -31,6 +31,9 @@ class OrchestratorMetrics:
         self.audio_requests = Counter(
             "antiphon_audio_requests", "Requests to /v1/audio, by how they ended", ["api", "outcome"], registry=registry
         )
+        self.registry_age = Gauge(
+            "antiphon_registry_age_seconds", "How long ago what routing goes by was known to be true", registry=registry
+        )
         self.lacking = Counter(
             "antiphon_streams_lacking_a_model",
             "Streams whose model no worker held, by what was lacking",

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -45,8 +46,6 @@ class Snapshot:
     """The members."""
     stale: bool = True
     """Redis is out of reach, or empty: this is what was known before."""
-    contact_s: float = 0.0
-    """When Redis answered last, on the reader's clock (the event loop's)."""
     aliases: Mapping[tuple[Task, str], str] = field(default_factory=dict)
     pools: Mapping[str, PoolRecord] = field(default_factory=dict)
     index: Index = None  # type: ignore[assignment]
@@ -75,10 +74,6 @@ class Snapshot:
             for worker in self.workers.values()
         )
 
-    def age_s(self, now: float) -> float:
-        """How long ago Redis answered last."""
-        return now - self.contact_s
-
 
 class RegistryReader:
     """Keeps `snapshot` true for as long as `run` does.
@@ -101,6 +96,7 @@ class RegistryReader:
         self._roster = Roster()
         self._touched: set[str] = set()
         self._believed_s = 0.0
+        self._true_s: float | None = None
         self._positions: dict[str, str] = {}
         self._contact_s: float | None = None
         self._trouble = ""
@@ -109,6 +105,11 @@ class RegistryReader:
     def snapshot(self) -> Snapshot:
         """What is known now."""
         return self._snapshot
+
+    @property
+    def age_s(self) -> float:
+        """How long ago the snapshot was known to be true: under 2 s, unless it is stale; infinite at first."""
+        return math.inf if self._true_s is None else asyncio.get_running_loop().time() - self._true_s
 
     @property
     def malformed(self) -> Mapping[str, int]:
@@ -270,6 +271,7 @@ class RegistryReader:
 
     def _renew(self, *, stale: bool) -> None:
         now = self._contact_s or 0.0
+        self._true_s = self._true_s if stale else now
         for name in [name for name, (_, heard_s) in self._leases.items() if now - heard_s > LEASE_S]:
             del self._leases[name]
             self._touched.add(name)
@@ -284,7 +286,6 @@ class RegistryReader:
                 models=catalogue.models,
                 workers=workers,
                 stale=stale,
-                contact_s=now,
                 aliases=catalogue.aliases,
                 pools=catalogue.pools,
                 index=index,
