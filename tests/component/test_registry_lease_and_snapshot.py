@@ -6,10 +6,12 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any
 
 import pytest
+from prometheus_client import CollectorRegistry
 from redis.exceptions import ConnectionError
 
 from antiphon.cli.tables import staleness
 from antiphon.contracts.errors import AntiphonError, Reason
+from antiphon.orchestrator.metrics import OrchestratorMetrics
 from antiphon.registry.client import open_client
 from antiphon.registry.embedded import EmbeddedValkey
 from antiphon.registry.keys import LEASE_S, Keys
@@ -273,6 +275,10 @@ async def test_malformed_records_are_skipped_and_counted(caplog: pytest.LogCaptu
         await made.stays(alive, 6)  # past another full read
         assert set(made.reader.snapshot.models) == {"joe"}
         assert made.reader.malformed == dict.fromkeys(kinds, len(values))
+        metrics = OrchestratorMetrics(CollectorRegistry())
+        metrics.watch_registry(made.reader)
+        told = metrics.registry.get_sample_value("antiphon_registry_malformed_records_total", {"kind": "Lease"})
+        assert told == len(values)
         said = [record for record in caplog.records if record.name == "antiphon.registry.records"]
         assert len(said) == 4 * len(values)  # the writer reads leases as well
 

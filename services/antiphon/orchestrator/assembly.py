@@ -32,7 +32,7 @@ async def open_context(config: OrchestratorConfig) -> AsyncIterator[Context]:
     """
     metrics = OrchestratorMetrics(CollectorRegistry())
     reader = RegistryReader(config.registry.url, config.registry.namespace)
-    metrics.registry_age.set_function(lambda: reader.age_s)
+    metrics.watch_registry(reader)
     names = Names(config.aliases, config.model_defaults(), lambda: reader.snapshot)
     async with _alone(), AsyncExitStack() as stack:
         channels = WorkerChannels(_token(config.workers))

@@ -1,11 +1,31 @@
 """What the orchestrator counts and times."""
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
+from collections.abc import Iterator
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, Metric
+from prometheus_client.core import CounterMetricFamily
+from prometheus_client.registry import Collector
 
 from antiphon.conversation.timeline import Timeline
+from antiphon.registry.snapshot import RegistryReader
 
 _SPEECH_S = (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.7, 0.9, 1.2, 1.6, 2.2, 3, 5, 10)
 _REACTION_S = (0.02, 0.04, 0.06, 0.08, 0.1, 0.12, 0.15, 0.2, 0.25, 0.3, 0.35, 0.5, 0.7, 1, 2)
+
+
+class _Malformed(Collector):
+    """A counter that lies with a reader of the registry."""
+
+    def __init__(self, reader: RegistryReader) -> None:
+        self._reader = reader
+
+    def collect(self) -> Iterator[Metric]:
+        counter = CounterMetricFamily(
+            "antiphon_registry_malformed_records", "Records that could not be read and were skipped", labels=["kind"]
+        )
+        for kind, count in self._reader.malformed.items():
+            counter.add_metric([kind], count)
+        yield counter
 
 
 class OrchestratorMetrics:
@@ -50,6 +70,11 @@ class OrchestratorMetrics:
         self._onset_to_stop = self._histogram(
             "antiphon_onset_to_stop_seconds", "Onset of the user's speech to the stopped voice", _REACTION_S
         )
+
+    def watch_registry(self, reader: RegistryReader) -> None:
+        """Tell at every reading how old the reader's snapshot is, and what it could not read."""
+        self.registry_age.set_function(lambda: reader.age_s)
+        self.registry.register(_Malformed(reader))
 
     def turn(self, timeline: Timeline) -> None:
         """Count a turn that is over, with what its timeline says."""
