@@ -145,6 +145,8 @@ def test_compose_names_what_exists() -> None:
         for config in service.get("configs", ()):
             assert (ROOT / compose["configs"][config["source"]]["file"]).is_file()
         assert set(service.get("secrets", ())) <= set(compose["secrets"])
+        copied = [secret for secret in service.get("secrets", ()) if "environment" in compose["secrets"][secret]]
+        assert not (copied and service.get("read_only")), f"Compose copies no secret into the read-only {name}"
     files = {name: ROOT / told["file"] for name, told in compose["configs"].items()}
     config = OrchestratorConfig.model_validate(yaml.safe_load(files["antiphon"].read_text()))
     assert {str(key.file) for key in config.server.keys} == {"/run/secrets/api-key"}
@@ -180,6 +182,7 @@ def test_skaffold_names_what_exists(profile: str) -> None:
     patches = next((each["patches"] for each in config["profiles"] if each["name"] == profile), [])
     assert patches or not profile
     config = patched(config, patches)
+    assert "local" not in config["build"], "whether images are pushed depends on the cluster"
     built = {artifact["image"] for artifact in config["build"]["artifacts"]}
     for artifact in config["build"]["artifacts"]:
         assert (ROOT / artifact["docker"]["dockerfile"]).stem == artifact["image"].removeprefix("antiphon-")
