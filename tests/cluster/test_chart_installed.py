@@ -85,6 +85,19 @@ def test_install_upgrade_and_uninstall(plane: ControlPlane, tmp_path: Path) -> N
     plane.kubectl("get", "crd", *OUR_CRDS)
 
 
+def test_autoscaling_begins_with_as_many_as_there_are(plane: ControlPlane) -> None:
+    """And an upgrade leaves the number to it."""
+    replicas = ("--namespace", NAMESPACE, "get", "deployment", "many-antiphon-orchestrator", "--output")
+    install(plane, "many", ANTIPHON, values={"orchestrator": {"replicas": 3}})
+    for there in ("3", "4"):
+        plane.kubectl(
+            "--namespace", NAMESPACE, "scale", "deployment", "many-antiphon-orchestrator", f"--replicas={there}"
+        )
+        install(plane, "many", ANTIPHON, values={"orchestrator": {"replicas": 3, "autoscaling": {"enabled": True}}})
+        assert plane.kubectl(*replicas, "jsonpath={.spec.replicas}") == there
+    helm("uninstall", "many", "--namespace", NAMESPACE, f"--kubeconfig={plane.kubeconfig}", "--wait")
+
+
 def test_a_kept_registry_outlives_its_release(plane: ControlPlane) -> None:
     where = ("--namespace", NAMESPACE, f"--kubeconfig={plane.kubeconfig}")
     install(plane, "kept", ANTIPHON, values={"valkey": {"persistence": {"enabled": True}}})

@@ -50,9 +50,12 @@ EVERYTHING: Values = {
     },
     "monitoring": {"enabled": True, "labels": {"release": "prometheus"}},
 }
-EXTERNAL: Values = {
+EXTERNAL_REDIS: Values = {
     "valkey": {"enabled": False},
     "registry": {"externalUrl": "rediss://user:word@redis.example.com:6380/0"},
+}
+EXTERNAL: Values = {
+    **EXTERNAL_REDIS,
     "operator": {"clusterWide": True},
     "apiKeys": {"existingSecret": "our-keys"},
 }
@@ -77,8 +80,16 @@ REFUSED = {
     "no operator at all": ({"operator": {"replicas": 0}}, "minimum: got 0, want 1"),
     "two registries": ({"registry": {"externalUrl": "redis://x:6379"}}, "set valkey.enabled to false"),
     "no registry": ({"valkey": {"enabled": False}}, "There is no registry"),
+    "a URL for nobody": (
+        {"valkey": {"enabled": False}, "registry": {"create": False, "externalUrl": "redis://x:6379"}},
+        "registry.externalUrl goes into the chart's own Secret",
+    ),
     "passwords nobody knows": ({"registry": {"create": False}}, "set registry.create to true"),
     "all namespaces and some": ({"operator": {"clusterWide": True, "namespaces": ["a"]}}, "leave operator.namespaces"),
+    "fewer at most than at least": (
+        {"orchestrator": {"autoscaling": {"minReplicas": 5, "maxReplicas": 2}}},
+        "minReplicas is more than maxReplicas",
+    ),
     "two keys": ({"llm": {**LLM, "existingSecret": "s"}}, "set llm.key or llm.existingSecret"),
     "no model": ({"llm": {"url": "http://llm"}}, "llm.url needs llm.model"),
     "a key for nobody": ({"llm": {"key": "k"}}, "belong to llm.url"),
@@ -186,6 +197,29 @@ def test_a_registry_elsewhere_can_be_reached(url: str, ports: list[int]) -> None
     for part in ("operator", "orchestrator"):
         ways = one(objects, "NetworkPolicy", f"voice-antiphon-{part}")["spec"]["egress"]
         assert {"ports": [{"port": port} for port in ports]} in ways
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "replaced"),
+    [
+        ({}, EXTERNAL_REDIS, {"operator", "orchestrator"}),
+        ({"llm": LLM}, {"llm": {**LLM, "key": "another"}}, {"orchestrator"}),
+        ({}, {"monitoring": {"enabled": True}}, set()),
+    ],
+    ids=["registry", "key", "nothing"],
+)
+def test_who_has_read_what_changed_is_replaced(before: Values, after: Values, replaced: set[str]) -> None:
+    """A pod reads Secrets once, at its start, and a changed Secret replaces no pod."""
+
+    def pods(values: Values) -> dict[str, Any]:
+        return {
+            each["metadata"]["name"].removeprefix("voice-antiphon-"): each["spec"]["template"]
+            for each in rendered(values)
+            if each["kind"] == "Deployment"
+        }
+
+    was, now = pods(before), pods(after)
+    assert {name for name in was if was[name] != now[name]} == replaced
 
 
 def test_who_tests_may_call() -> None:
