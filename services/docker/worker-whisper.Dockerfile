@@ -11,16 +11,17 @@ ARG SSL_CERT_FILE
 ENV UV_PYTHON_DOWNLOADS=never UV_LINK_MODE=copy UV_NO_CACHE=1 PATH=/opt/uv/bin:$PATH
 RUN python3 -m venv /opt/uv && /opt/uv/bin/python -m pip install --quiet --no-cache-dir uv==0.13.9
 WORKDIR /src
-COPY pyproject.toml uv.lock README.md LICENSE ./
+COPY pyproject.toml uv.lock ./
 
 FROM tools AS wheel
 ARG UV_DEFAULT_INDEX
 ARG SSL_CERT_FILE
+COPY README.md LICENSE ./
 COPY services/antiphon services/antiphon
 COPY operator operator
 RUN uv build --quiet --wheel --out-dir /wheel
 
-# What this image needs beside antiphon itself, as locked: installed again only when the lock changes.
+# What this image needs beside antiphon itself, as locked: installed again only when the two files change.
 FROM tools AS dependencies
 ARG UV_DEFAULT_INDEX
 ARG SSL_CERT_FILE
