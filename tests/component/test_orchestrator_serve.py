@@ -14,6 +14,7 @@ from antiphon.contracts.adapters import Capabilities
 from antiphon.contracts.errors import AntiphonError
 from antiphon.orchestrator.app import Addresses, serve
 from antiphon.orchestrator.config import OrchestratorConfig
+from antiphon.orchestrator.sessions import SessionKeeper
 from antiphon.registry.embedded import EmbeddedValkey
 from antiphon.registry.lease import LeaseKeeper
 from antiphon.registry.records import Lease, ModelRecord, ResidentModel, WorkerRecord
@@ -169,3 +170,14 @@ async def test_status_has_a_port_of_its_own_and_says_which_process_it_is() -> No
                     pass
                 assert socket.close_code == 1012
         await task
+
+
+async def test_an_orchestrator_that_cannot_keep_its_sessions_any_more_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def broken(_: SessionKeeper) -> None:
+        raise ValueError("a fault of ours")
+
+    monkeypatch.setattr(SessionKeeper, "_renew", broken)
+    async with EmbeddedValkey() as valkey, asyncio.timeout(LIMIT_S):
+        with pytest.raises(ExceptionGroup) as raised:
+            await serve(configured(valkey))
+    assert raised.group_contains(ValueError, match="a fault of ours")

@@ -2,20 +2,24 @@
 
 import asyncio
 import contextlib
+import gc
 import json
+import tracemalloc
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import aiohttp
 import pytest
 
-from antiphon.orchestrator import holds
+from antiphon.contracts.errors import AntiphonError
+from antiphon.orchestrator import holds, sessions
+from antiphon.orchestrator.config import OrchestratorConfig
 from antiphon.registry.client import open_client
 from antiphon.registry.embedded import EmbeddedValkey
 from antiphon.registry.keys import Keys
 from antiphon.registry.records import RecordReader, SessionRecord
-from antiphon.registry.sessions import OWNED_S, SessionStore
-from antiphon.testing.realtime import PATIENCE_S, Server, Talk, serving, silence, talking, tone
+from antiphon.registry.sessions import OWNED_S, Save, SessionStore
+from antiphon.testing.realtime import PATIENCE_S, Server, Talk, serving, sessions_of, silence, talking, tone
 
 pytestmark = pytest.mark.component
 
@@ -495,3 +499,121 @@ async def test_a_session_that_is_too_long_is_not_written_and_goes_on_here() -> N
         await until(forgotten)
         async with talking(server, session_id=session_id(talk)) as again:
             assert again.events[0]["session"]["tools"] == [tool | {"description": ""}]
+
+
+async def test_a_session_that_cannot_be_written_harms_no_other(caplog: pytest.LogCaptureFixture) -> None:
+    half_a_character = "one \ud83d two"
+    async with EmbeddedValkey() as valkey, serving(half_a_character, registry=valkey.url) as server:
+        async with extended(server) as broken, extended(server) as whole:
+            await event(broken, "session.created")
+            await event(whole, "session.created")
+            await ask(broken, "hello")
+            await event(broken, "response.done")
+            await asyncio.sleep(OWNED_S + 0.5)
+            for socket in (whole, broken):
+                await ask(socket, "are you still there")
+                assert (await event(socket, "response.done"))["response"]["status"] == "completed"
+        told = [record for record in caplog.records if record.message == "a session cannot be kept"]
+        assert len(told) == len({record.session_id for record in told}) == 2  # type: ignore[attr-defined]
+
+
+@contextlib.asynccontextmanager
+async def keeping(url: str) -> AsyncIterator[sessions.SessionKeeper]:
+    keeper = sessions_of(OrchestratorConfig(), url)
+    yield keeper
+    await keeper.aclose()
+
+
+async def left_behind(store: SessionStore, count: int) -> list[str]:
+    """Sessions of an orchestrator that is gone."""
+    ids = [sessions.new_session_id() for _ in range(count)]
+    said = ({"id": "item_1", "role": "user", "text": "x" * 20_000},)
+    for start in range(0, count, 50):
+        records = [
+            SessionRecord(session_id=one, owner="gone", epoch=1, assistant="default", settings={"a": 1}, history=said)
+            for one in ids[start : start + 50]
+        ]
+        await store.save_all([Save(record, 300.0) for record in records])
+    return ids
+
+
+async def test_all_clients_of_an_orchestrator_that_died_may_come_at_once() -> None:
+    async with EmbeddedValkey() as valkey, stored(valkey.url) as store, keeping(valkey.url) as keeper:
+        ids = await left_behind(store, 400)
+        taken = await asyncio.gather(*(keeper.resume(one, "") for one in ids))
+        assert [hold.record.session_id for hold in taken] == ids
+        assert all(hold.epoch == 2 for hold in taken)
+
+
+async def test_of_two_that_ask_for_one_session_at_once_the_later_owner_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though the answer to the earlier one comes last."""
+    async with EmbeddedValkey() as valkey, stored(valkey.url) as store, keeping(valkey.url) as keeper:
+        (session,) = await left_behind(store, 1)
+        whole, late = SessionStore.claim, [True, False]
+
+        async def claim(store: SessionStore, *told: Any) -> Any:
+            is_late = late.pop(0)
+            claimed = await whole(store, *told)
+            await asyncio.sleep(0.1 if is_late else 0)
+            return claimed
+
+        monkeypatch.setattr(SessionStore, "claim", claim)
+        first, second = await asyncio.gather(keeper.resume(session, ""), keeper.resume(session, ""))
+        assert (first.epoch, second.epoch) == (2, 3)
+        told: list[str] = []
+        first.attach(lambda: ({}, ()), lambda: told.append("first"))
+        second.attach(lambda: ({}, ()), lambda: told.append("second"))
+        assert told == ["first"]
+        assert second.confirmed or not second.alone
+        assert not first.confirmed
+
+
+async def test_a_session_that_ended_while_it_was_written_stays_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with EmbeddedValkey() as valkey, stored(valkey.url) as store, keeping(valkey.url) as keeper:
+        may_write, begun = asyncio.Event(), asyncio.Event()
+        whole = SessionStore.save_all
+
+        async def slow(store: SessionStore, saves: Any) -> list[bool]:
+            begun.set()
+            await may_write.wait()
+            return await whole(store, saves)
+
+        monkeypatch.setattr(SessionStore, "save_all", slow)
+        monkeypatch.setattr(sessions, "_BATCH", 1)
+        ids = [sessions.new_session_id() for _ in range(2)]
+        opened = [keeper.open(one, "", "default") for one in ids]
+        for hold in opened:
+            hold.attach(lambda: ({"a": 1}, ()), lambda: None)
+        running = asyncio.create_task(keeper.run())
+        async with asyncio.timeout(PATIENCE_S):
+            await begun.wait()
+            ending = asyncio.gather(*(hold.end() for hold in opened))
+            await asyncio.sleep(0.1)
+            may_write.set()
+            await ending
+        await asyncio.sleep(0.5)
+        running.cancel()
+        await asyncio.wait((running,))
+        assert [await store.read(one) for one in ids] == [None, None]
+        with pytest.raises(AntiphonError):
+            await keeper.resume(ids[0], "")
+
+
+async def test_nothing_of_sessions_that_are_over_stays_in_memory() -> None:
+    async with EmbeddedValkey() as valkey, stored(valkey.url) as store, keeping(valkey.url) as keeper:
+
+        async def come_and_go(count: int) -> None:
+            for session in await left_behind(store, count):
+                hold = await keeper.resume(session, "")
+                hold.attach(lambda: ({"a": 1}, ()), lambda: None)
+                await hold.end()
+
+        await come_and_go(20)  # connections, caches
+        gc.collect()
+        tracemalloc.start()
+        before = tracemalloc.get_traced_memory()[0]
+        await come_and_go(200)
+        gc.collect()
+        grown = tracemalloc.get_traced_memory()[0] - before
+        tracemalloc.stop()
+        assert grown < 200 * 1000, "each had said 20,000 characters"

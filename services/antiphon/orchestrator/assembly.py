@@ -41,7 +41,8 @@ async def open_context(config: OrchestratorConfig) -> AsyncIterator[Context]:
         for name, assistant in (config.assistants or {DEFAULT: AssistantConfig()}).items():
             responders[name] = make_responder(assistant.responder)
             stack.push_async_callback(responders[name].aclose)
-        sessions = await stack.enter_async_context(_sessions(config))
+        sessions = SessionKeeper.of(config)
+        stack.push_async_callback(sessions.aclose)
         metrics.orchestrator.info({"id": sessions.owner})
         demand = DemandKeeper(config.registry.url, config.registry.namespace, sessions.owner)
 
@@ -52,10 +53,9 @@ async def open_context(config: OrchestratorConfig) -> AsyncIterator[Context]:
         fleet = Fleet(reader, channels, names, note_demand=note_demand)
         stack.push_async_callback(fleet.aclose)
         tasks = await stack.enter_async_context(asyncio.TaskGroup())
-        reading = tasks.create_task(reader.run(), name="registry-reader")
-        telling = tasks.create_task(demand.run(), name="demand")
-        stack.callback(reading.cancel)
-        stack.callback(telling.cancel)
+        # Should one of them fail, the process ends: without any of them it would be of no use, and seem to be.
+        for name, work in (("sessions", sessions.run()), ("registry-reader", reader.run()), ("demand", demand.run())):
+            stack.callback(tasks.create_task(work, name=name).cancel)
         yield Context(
             config=config,
             recogniser=RoutedRecogniser(fleet),
@@ -67,19 +67,6 @@ async def open_context(config: OrchestratorConfig) -> AsyncIterator[Context]:
             metrics=metrics,
             sessions=sessions,
         )
-
-
-@asynccontextmanager
-async def _sessions(config: OrchestratorConfig) -> AsyncIterator[SessionKeeper]:
-    """The keeper of the sessions, at work."""
-    keeper = SessionKeeper.of(config)
-    running = asyncio.create_task(keeper.run(), name="sessions")
-    try:
-        yield keeper
-    finally:
-        running.cancel()
-        await asyncio.wait((running,))
-        await keeper.aclose()
 
 
 @asynccontextmanager

@@ -202,14 +202,10 @@ class Hold:
         """Describe it anew; whether it can be written. It counts as written until `changed` says otherwise."""
         self._refresh()
         self._saved_s, self._due_s = _now(), None
-        fits = len(self.record.model_dump_json().encode()) <= RECORD_LIMIT_BYTES
-        if not fits and self._fits:
-            logger.warning("a session is too long to be kept", extra={"session_id": self.record.session_id})
-        if not fits:
+        if not self._fits:
             self.written = False
             self._tried.set()
-        self._fits = fits
-        return fits
+        return self._fits
 
     def tried(self, *, saved: bool) -> None:
         """An attempt to write it is over."""
@@ -237,9 +233,19 @@ class Hold:
                     await self._released.wait()
 
     def _refresh(self) -> None:
-        if self._describe is not None:
-            settings, history = self._describe()
-            self.record = self.record.model_copy(update={"settings": settings, "history": history})
+        """Take in what it is now, and whether that can be written; what is wrong with one session harms no other."""
+        cause = ""
+        try:
+            if self._describe is not None:
+                settings, history = self._describe()
+                self.record = self.record.model_copy(update={"settings": settings, "history": history})
+            if len(self.record.model_dump_json().encode()) > RECORD_LIMIT_BYTES:
+                cause = "it is too long"
+        except Exception as error:
+            cause = type(error).__name__  # its message may hold what was said
+        if cause and self._fits:
+            logger.warning("a session cannot be kept", extra={"session_id": self.record.session_id, "cause": cause})
+        self._fits = not cause
 
 
 def _now() -> float:

@@ -27,6 +27,9 @@ PARKED = 1000
 """Sessions without a client that are kept in memory; the oldest are then left to the registry alone."""
 _LOOK_S = BEAT_S / 4
 _BATCH = 20
+_CLAIMS = 20
+"""So many sessions are taken over at once, and others wait: where an orchestrator died, all of its clients come at the
+same moment, and a client of Redis has a hundred connections at most."""
 _ID = re.compile(r"sess_[A-Za-z0-9_-]{10,60}")
 
 logger = logging.getLogger(__name__)
@@ -60,6 +63,8 @@ class SessionKeeper:
         self._claims = claims
         self._holds: dict[str, Hold] = {}
         self._nudged = asyncio.Event()
+        self._writing = asyncio.Lock()
+        self._claiming = asyncio.Semaphore(_CLAIMS)
         self._stopped: list[SessionRecord] = []
         """Taken over by others, who wait to be told that nobody answers here any more."""
         self._away = False
@@ -72,7 +77,7 @@ class SessionKeeper:
         client = open_client(url, namespace=keys.namespace)
         tail = open_client(url, namespace=keys.namespace, block_s=BEAT_S)
         owner = f"{config.server.id or socket.gethostname()}/{secrets.token_hex(4)}"
-        store = SessionStore(client, keys, RecordReader())
+        store = SessionStore(client, keys, RecordReader(remembered=0))  # else what was said would stay in memory
         return cls(store, owner, ClaimTail(tail, keys), lambda name: config.assistant(name)[1])
 
     async def aclose(self) -> None:
@@ -103,7 +108,8 @@ class SessionKeeper:
             await here.hand_over()
         asked_s = _now()
         try:
-            claim = await self._claim(session_id, caller)
+            async with self._claiming:
+                claim = await self._claim(session_id, caller)
         except (RedisError, OSError) as error:
             if here is None:
                 message = "The registry is out of reach, so this session cannot be found now."
@@ -132,12 +138,20 @@ class SessionKeeper:
         assistant = self._assistant(record.assistant)
         record = record.model_copy(update={"transcripts_kept": assistant.keep_transcripts})
         hold = Hold(self, record, assistant.resume_s, asked_s=asked_s, alone_s=alone_s)
-        before = self._holds.pop(record.session_id, None)
+        before = self._holds.get(record.session_id)
+        if before is not None and before.epoch > hold.epoch:
+            hold.take()  # who asked later was answered first
+            return hold
         if before is not None:
+            del self._holds[record.session_id]
             before.take()
         if hold.resume_s:
             self._holds[record.session_id] = hold
         return hold
+
+    def _keeps(self, hold: Hold) -> bool:
+        """Whether it is this one that has its session here."""
+        return self._holds.get(hold.record.session_id) is hold
 
     @property
     def out_of_reach_s(self) -> float:
@@ -184,32 +198,37 @@ class SessionKeeper:
         Only one task does this: of two writes at once the older might come last.
         """
         for start in range(0, len(holds), _BATCH):
-            fits = {hold: hold.fits() for hold in holds[start : start + _BATCH]}
-            batch, now = [hold for hold in fits if fits[hold]], _now()
-            try:
-                for hold in fits.keys() - set(batch):
-                    await self._store.forget(hold.record)  # an older form of it would be worse than none
-                saved = await self._store.save_all([Save(hold.record, hold.left_s(now), hold.quiet) for hold in batch])
-                self._reached(True)
-            except (RedisError, OSError) as error:
-                self._reached(False, type(error).__name__)
-                for hold in batch:
-                    hold.tried(saved=False)
-                continue
-            for hold, ours in zip(batch, saved, strict=True):
-                hold.tried(saved=True)
-                if ours:
-                    hold.confirm(now)
-                else:
-                    self._lose(hold)
+            async with self._writing:
+                await self._save_some([hold for hold in holds[start : start + _BATCH] if self._keeps(hold)])
+
+    async def _save_some(self, holds: Sequence[Hold]) -> None:
+        fits = {hold: hold.fits() for hold in holds}
+        batch, now = [hold for hold in holds if fits[hold]], _now()
+        try:
+            for hold in fits.keys() - set(batch):
+                await self._store.forget(hold.record)  # an older form of it would be worse than none
+            saved = await self._store.save_all([Save(hold.record, hold.left_s(now), hold.quiet) for hold in batch])
+            self._reached(True)
+        except (RedisError, OSError) as error:
+            self._reached(False, type(error).__name__)
+            for hold in batch:
+                hold.tried(saved=False)
+            return
+        for hold, ours in zip(batch, saved, strict=True):
+            hold.tried(saved=True)
+            if ours:
+                hold.confirm(now)
+            else:
+                self._lose(hold)
 
     async def forget(self, hold: Hold) -> None:
         """Delete a session that is over; without Redis it expires by itself."""
-        if self._holds.get(hold.record.session_id) is hold:
+        if self._keeps(hold):
             del self._holds[hold.record.session_id]
         if hold.resume_s:
             with contextlib.suppress(RedisError, OSError):
-                await self._store.forget(hold.record)
+                async with self._writing:  # what is being written of it would come after its end
+                    await self._store.forget(hold.record)
 
     async def _renew(self) -> None:
         """Ask whose the sessions are, keep them alive, and find what is missing there: Redis came back empty."""
@@ -246,7 +265,7 @@ class SessionKeeper:
             hold.leave_alone()
 
     def _lose(self, hold: Hold) -> None:
-        if self._holds.get(hold.record.session_id) is hold:
+        if self._keeps(hold):
             del self._holds[hold.record.session_id]
             if hold.alone:
                 self._stopped.append(hold.record)

@@ -257,9 +257,14 @@ AnyRecord = TypeVar("AnyRecord", bound=Record)
 
 
 class RecordReader:
-    """Reads records, and keeps count of those that it cannot read."""
+    """Reads records, and keeps count of those that it cannot read.
 
-    def __init__(self) -> None:
+    Args:
+        remembered: How many values are kept to be compared with the next ones; 0 for what is rarely read twice.
+    """
+
+    def __init__(self, remembered: int = _REMEMBERED) -> None:
+        self._remembered = remembered
         self.malformed: Counter[str] = Counter()
         """By kind of record."""
         self._known: dict[tuple[str, str], int] = {}
@@ -280,9 +285,10 @@ class RecordReader:
         except (ValidationError, ValueError, RecursionError) as error:
             self._count(kind.__name__, key, value, error)
             return None
-        if len(self._last) >= _REMEMBERED:
+        if len(self._last) >= self._remembered:
             self._last.clear()
-        self._last[kind, key] = (value, record)
+        if self._remembered:
+            self._last[kind, key] = (value, record)
         return record
 
     def _count(self, kind: str, key: str, value: bytes, error: Exception) -> None:
