@@ -3,18 +3,22 @@
 import asyncio
 import hashlib
 import io
+import logging
 import tarfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from aiohttp import web
 
-from antiphon.adapters.download import is_complete
+from antiphon.adapters.download import Remote, download, is_complete
+from antiphon.adapters.hub import _places
 from antiphon.adapters.weights import Progress, resolve, weights_digest
 from antiphon.contracts.errors import AntiphonError, Reason
 from antiphon.contracts.models import Artifact
+from antiphon.telemetry.logs import log_to
 
 pytestmark = pytest.mark.component
 
@@ -33,6 +37,7 @@ class Hub:
         self.served: dict[str, bytes] = {}
         self.answers: list[int] = []
         self.commit = COMMIT
+        self.gone: Callable[[], Awaitable[None]]
 
     def app(self) -> web.Application:
         app = web.Application()
@@ -90,10 +95,11 @@ class Hub:
 @pytest.fixture
 async def hub(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Hub]:
     hub = Hub()
-    runner = web.AppRunner(hub.app())
+    runner = web.AppRunner(hub.app(), access_log=None)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()
+    hub.gone = runner.cleanup
     hub.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
     monkeypatch.setenv("HF_ENDPOINT", hub.url)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
@@ -291,3 +297,60 @@ async def test_what_cannot_be_meant_is_refused(uri: str, reason: Reason, says: s
     with pytest.raises(AntiphonError, match=says) as error:
         await get(uri, tmp_path)
     assert error.value.reason is reason
+
+
+async def test_an_archive_that_cannot_be_unpacked_is_fetched_anew(hub: Hub, tmp_path: Path) -> None:
+    made = io.BytesIO()
+    with tarfile.open(fileobj=made, mode="w:gz") as archive:
+        member = tarfile.TarInfo("model.bin")
+        member.size = len(CONFIG)
+        archive.addfile(member, io.BytesIO(CONFIG))
+    whole = made.getvalue()
+    remote = Remote(f"{hub.url}/files/voice.tar.gz", "voice.tar.gz", unpack=True)
+    async with httpx.AsyncClient() as client:
+        for number, broken in enumerate((b"<html>", whole[: len(whole) // 2], whole[:20] + b"\xff" * 40 + whole[60:])):
+            folder = tmp_path / str(number)
+            hub.served["voice.tar.gz"] = broken
+            with pytest.raises(AntiphonError, match="no archive that can be unpacked"):
+                await download(client, [remote], folder, lambda _: None)
+            hub.served["voice.tar.gz"] = whole
+            await download(client, [remote], folder, lambda _: None)
+            assert [path.name for path in folder.iterdir()] == ["model.bin"]
+
+
+async def test_what_was_damaged_since_is_fetched_anew(hub: Hub, tmp_path: Path) -> None:
+    path = await get("hf://acme/whisper", tmp_path, revision=COMMIT)
+    (path / "model.bin").write_bytes(WEIGHTS[:1000])
+    (path / "sub/config.json").unlink()
+    hub.requests.clear()
+    await get("hf://acme/whisper", tmp_path, revision=COMMIT)
+    assert (path / "model.bin").read_bytes() == WEIGHTS and (path / "sub/config.json").read_bytes() == CONFIG
+    assert hub.names() == ["model", "model.bin", "sub/config.json"]
+
+
+async def test_folders_of_like_names_are_kept_apart(hub: Hub, tmp_path: Path) -> None:
+    homes = {_places(tmp_path, COMMIT, inner)[0] for inner in ("a/b", "a-b", "")}
+    assert len(homes) == 3
+
+
+async def test_no_address_is_told_with_its_password_or_key(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with_secret = hub.url.replace("http://", "http://somebody:sesame@")
+    caplog.set_level(logging.INFO)
+    log_to(caplog.handler)
+    monkeypatch.setenv("HF_ENDPOINT", with_secret)
+    told = []
+    hub.answers = [403, 403]
+    digest = "sha256:" + "0" * 64
+    for uri in ("hf://acme/whisper", "hf://acme/none", f"{with_secret}/files/model.bin?key=sesame"):
+        with pytest.raises(AntiphonError) as error:
+            await get(uri, tmp_path, digest=digest)
+        told.append(str(error.value))
+    await hub.gone()
+    for uri in ("hf://acme/whisper", "piper://en_US-joe-medium", f"{with_secret}/files/model.bin?key=sesame"):
+        with pytest.raises(AntiphonError, match="cannot be reached") as error:
+            await get(uri, tmp_path / "new", digest=digest)
+        told.append(str(error.value))
+    assert "sesame" not in caplog.text + "".join(told)
+    assert sum("127.0.0.1" in sentence for sentence in told) >= 5

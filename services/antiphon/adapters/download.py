@@ -8,10 +8,11 @@ import json
 import logging
 import os
 import tarfile
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
 
 import httpx
 
@@ -80,6 +81,8 @@ async def download(
     async with _locked(_beside(folder, _LOCK), wait):
         if is_complete(folder):
             return
+        for name in _damaged(folder, _recorded(folder) or {}):
+            _drop(folder / name)
         tally = _Tally(total_bytes, progress)
         for remote in remotes:
             target = folder / remote.name
@@ -94,11 +97,29 @@ async def download(
 
 def is_complete(folder: Path) -> bool:
     """Whether all of a download stands in `folder`, as large as it was."""
+    sizes = _recorded(folder)
+    return sizes is not None and not _damaged(folder, sizes)
+
+
+def without_secrets(url: str) -> str:
+    """An address as it may be told to everybody: without its user and password, and its query, which may be a key."""
+    parts = urlsplit(url)
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+
+
+def _recorded(folder: Path) -> dict[str, int] | None:
+    """The sizes of the files of a download that was complete once; None: it never was."""
     try:
         sizes: dict[str, int] = json.loads(_beside(folder, _COMPLETE).read_text())
-        return all((folder / name).stat().st_size == size for name, size in sizes.items())
     except (OSError, ValueError):
-        return False
+        return None
+    return sizes
+
+
+def _damaged(folder: Path, sizes: Mapping[str, int]) -> list[str]:
+    """Those files that are not as large as they were, or not there."""
+    paths = {name: folder / name for name in sizes}
+    return [name for name, path in paths.items() if not path.is_file() or path.stat().st_size != sizes[name]]
 
 
 class _Tally:
@@ -182,7 +203,7 @@ class _TryAgain(Exception):
 
 
 def _refused(remote: Remote, why: str) -> AntiphonError:
-    return AntiphonError(Reason.LOAD_FAILED, f"The file {remote.url} cannot be had: {why}.")
+    return AntiphonError(Reason.LOAD_FAILED, f"The file {without_secrets(remote.url)} cannot be had: {why}.")
 
 
 def _beside(folder: Path, suffix: str) -> Path:
@@ -221,13 +242,17 @@ def _unpacked(folder: Path, remotes: Sequence[Remote]) -> list[str]:
     for remote in remotes:
         if not remote.unpack:
             continue
+        path = folder / remote.name
         try:
-            with tarfile.open(folder / remote.name) as archive:
+            with tarfile.open(path) as archive:
                 archive.extractall(folder, filter="data")
                 names += [member.name for member in archive.getmembers() if member.isfile()]
-        except (tarfile.TarError, EOFError) as error:
+        except Exception as error:  # each kind of compression has its own
+            if isinstance(error, OSError) and error.errno is not None:
+                raise  # not the archive: the disk
+            _drop(path)  # the next try fetches it anew
             raise _refused(remote, f"it is no archive that can be unpacked ({error})") from error
-        (folder / remote.name).unlink()
+        path.unlink()
     return names
 
 

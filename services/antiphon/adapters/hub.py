@@ -11,7 +11,7 @@ from urllib.parse import quote, urlsplit
 
 import httpx
 
-from antiphon.adapters.download import Remote, is_complete
+from antiphon.adapters.download import Remote, is_complete, without_secrets
 from antiphon.contracts.errors import AntiphonError, Reason
 from antiphon.contracts.models import Artifact
 
@@ -103,11 +103,11 @@ async def find_voice(
 
 def unreachable(uri: str, cache: Path, url: str) -> AntiphonError:
     """What a person is told who is offline and has not the weights."""
-    parts = urlsplit(url)
+    parts = urlsplit(without_secrets(url))
     return AntiphonError(
         Reason.LOAD_FAILED,
-        f"The weights {uri} are not in {cache} and {parts.scheme}://{parts.netloc} cannot be reached: go online once, "
-        "set HF_ENDPOINT to a mirror, or give the model a file:// artifact.",
+        f"The weights {without_secrets(uri)} are not in {cache} and {parts.scheme}://{parts.netloc} cannot be reached: "
+        "go online once, set HF_ENDPOINT to a mirror, or give the model a file:// artifact.",
     )
 
 
@@ -119,6 +119,7 @@ class _Unreachable(Exception):
 
 async def _ask(client: httpx.AsyncClient, url: str, artifact: Artifact, cache: Path, offline: bool) -> dict[str, Any]:
     """The JSON at `url`."""
+    at = without_secrets(url)
     try:
         if offline:
             raise httpx.ConnectError("HF_HUB_OFFLINE forbids to ask")
@@ -126,21 +127,21 @@ async def _ask(client: httpx.AsyncClient, url: str, artifact: Artifact, cache: P
     except httpx.TransportError as error:
         raise _Unreachable(unreachable(artifact.uri, cache, url)) from error
     if response.is_server_error:
-        raise _Unreachable(AntiphonError(Reason.LOAD_FAILED, f"{url} answers {response.status_code}: try again later."))
+        raise _Unreachable(AntiphonError(Reason.LOAD_FAILED, f"{at} answers {response.status_code}: try again later."))
     if response.is_error:
         hint = "set HF_TOKEN" if response.status_code in (401, 403) else "check the name and the revision"
-        message = f"The weights {artifact.uri} cannot be had, {url} answers {response.status_code}: {hint}."
+        message = f"The weights {artifact.uri} cannot be had, {at} answers {response.status_code}: {hint}."
         raise AntiphonError(Reason.LOAD_FAILED, message)
     try:
         found: dict[str, Any] = json.loads(response.content)
     except ValueError as error:
-        raise AntiphonError(Reason.LOAD_FAILED, f"{url} does not answer as the hub does: check HF_ENDPOINT.") from error
+        raise AntiphonError(Reason.LOAD_FAILED, f"{at} does not answer as the hub does: check HF_ENDPOINT.") from error
     return found
 
 
 def _places(home: Path, commit: str, inner: str) -> tuple[Path, Path]:
     """The folder that is fetched into, and in it what the engine is given."""
-    folder = home / (f"{commit}-{inner.replace('/', '-')}" if inner else commit)
+    folder = home / (f"{commit}-{quote(inner, safe='')}" if inner else commit)
     return folder, folder / inner
 
 

@@ -22,7 +22,7 @@ from urllib.parse import unquote, urlsplit
 
 import httpx
 
-from antiphon.adapters.download import Progress, Remote, download
+from antiphon.adapters.download import Progress, Remote, download, without_secrets
 from antiphon.adapters.hub import Listing, find_repository, find_voice, unreachable
 from antiphon.contracts.errors import AntiphonError, Reason
 from antiphon.contracts.models import Artifact
@@ -79,7 +79,7 @@ async def resolve(artifact: Artifact | None, cache: Path, progress: Callable[[Pr
         await _check(artifact, path)
     except OSError as error:
         raise AntiphonError(
-            Reason.LOAD_FAILED, f"The weights {artifact.uri} cannot be kept or read: {error}."
+            Reason.LOAD_FAILED, f"The weights {without_secrets(artifact.uri)} cannot be kept or read: {error}."
         ) from error
     return path
 
@@ -100,9 +100,9 @@ def weights_digest(path: Path) -> str:
 async def _check(artifact: Artifact, path: Path) -> None:
     if not artifact.digest:
         return
-    found = await asyncio.to_thread(weights_digest, path)
+    found, shown = await asyncio.to_thread(weights_digest, path), without_secrets(artifact.uri)
     if found != artifact.digest.lower():
-        message = f"The weights {artifact.uri} are refused: expected {artifact.digest}, got {found}."
+        message = f"The weights {shown} are refused: expected {artifact.digest}, got {found}."
         raise AntiphonError(Reason.LOAD_FAILED, message)
 
 
@@ -137,7 +137,7 @@ async def _fetched(artifact: Artifact, cache: Path, progress: Callable[[Progress
                 await download(client, listing.remotes, listing.folder, progress, offline=environment.offline)
             except httpx.TransportError as error:
                 raise unreachable(artifact.uri, cache, listing.remotes[0].url) from error
-    return _existing(listing.path, artifact.uri)
+    return _existing(listing.path, without_secrets(artifact.uri))
 
 
 async def _list(client: httpx.AsyncClient, artifact: Artifact, cache: Path, environment: _Environment) -> Listing:

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn
 from antiphon.cli.deployment import Deployment, deployed
 from antiphon.cli.embedded import UpOptions
 from antiphon.orchestrator.config import AssistantConfig, ChatConfig
-from antiphon.telemetry.logs import TextFormatter
+from antiphon.telemetry.logs import TextFormatter, log_to
 
 _REFRESH_S = 0.1
 
@@ -46,7 +46,7 @@ def _log_into(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     handler = logging.FileHandler(folder / "up.log", mode="w")
     handler.setFormatter(TextFormatter())
-    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+    log_to(handler)
 
 
 async def _show_progress(deployment: Deployment, console: Console) -> None:

@@ -18,7 +18,14 @@ def configure_logging(*, as_json: bool, level: str = "INFO") -> None:
     """
     handler = logging.StreamHandler()
     handler.setFormatter(JsonFormatter() if as_json else TextFormatter())
+    log_to(handler, level)
+
+
+def log_to(handler: logging.Handler, level: str = "INFO") -> None:
+    """Send every log line of this process there, and nowhere else."""
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    # It logs the address of every request: some hold a password, or the signature that opens a file to anybody.
+    logging.getLogger("httpx").setLevel(logging.WARNING)
 
 
 def fields_of(record: logging.LogRecord) -> dict[str, Any]:
