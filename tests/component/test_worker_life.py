@@ -32,7 +32,7 @@ State = pb.ModelStatus.State
 
 
 async def test_lists_loads_watches_and_unloads_models() -> None:
-    async with running(voice(voices=("high", "low")), ears()) as (_, channel):
+    async with running(voice(voices=("high", "low")), ears()) as (worker, channel):
         models = ModelsStub(channel)
         watching = models.WatchModels(pb.WatchModelsRequest())
         listed = (await models.ListModels(pb.ListModelsRequest())).models
@@ -46,6 +46,10 @@ async def test_lists_loads_watches_and_unloads_models() -> None:
             await models.UnloadModel(pb.UnloadModelRequest(name="tones", digest="sha256:other"))
         gone = await models.UnloadModel(pb.UnloadModelRequest(name="tones", digest=described.digest))
         assert gone.state == State.ABSENT
+        again = await models.LoadModel(pb.LoadModelRequest(name="tones"))
+        revision = worker.models.view("tones").revision
+        assert (await models.UnloadModel(pb.UnloadModelRequest(name="tones", digest=revision))).state == State.ABSENT
+        assert again.state == State.WARM and revision != described.digest
         seen = []
         while seen[-2:] != [State.LEAVING, State.ABSENT]:
             status = await watching.read()
@@ -142,6 +146,12 @@ async def test_a_port_in_use_is_said() -> None:
     async with running() as (worker, _):
         with pytest.raises(AntiphonError, match="is the port in use"):
             async with Worker(WorkerConfig(port=worker.port, metrics_port=None)):
+                pass
+    async with running(metrics_port=0) as (worker, _):
+        with pytest.raises(
+            AntiphonError, match=f"Metrics cannot be served on 127.0.0.1:{worker.metrics_port}: Address"
+        ):
+            async with Worker(WorkerConfig(port=0, metrics_port=worker.metrics_port)):
                 pass
 
 

@@ -15,7 +15,7 @@ from antiphon.contracts.models import ModelSpec
 from antiphon.telemetry.metrics import WorkerMetrics
 from antiphon.worker.loading import LoadedModel, PreparedModel
 from antiphon.worker.models import ModelManager
-from antiphon.worker.slots import ModelState
+from antiphon.worker.slots import CatalogueEntry, ModelState
 
 pytestmark = [pytest.mark.unit, pytest.mark.looptime]
 
@@ -220,3 +220,61 @@ async def test_who_watches_sees_the_present_and_each_change() -> None:
     states = [state for name, state in seen if name == "a"]
     assert states == [ModelState.ABSENT, ModelState.LOADING, ModelState.IN_USE, ModelState.WARM]
     assert ("b", ModelState.ABSENT) in seen
+
+
+class FetchingLoader(SlowLoader):
+    """Fetches for an hour first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fetches = 0
+
+    async def prepare(self, spec: ModelSpec, progress: Callable[[Progress], None]) -> PreparedModel:
+        self.fetches += 1
+        await asyncio.sleep(3600)
+        return await super().prepare(spec, progress)
+
+
+@contextlib.asynccontextmanager
+async def fetching(*entries: CatalogueEntry) -> AsyncIterator[tuple[ModelManager, FetchingLoader]]:
+    loader = FetchingLoader()
+    clock = asyncio.get_running_loop().time
+    metrics = WorkerMetrics(CollectorRegistry())
+    async with ModelManager((), loader, metrics, clock=clock, load_wait_s=7200) as manager:
+        keeping = asyncio.create_task(manager.run())
+        try:
+            manager.place(entries)
+            await asyncio.sleep(60)
+            assert manager.view(entries[0].spec.name).state is ModelState.LOADING
+            yield manager, loader
+        finally:
+            keeping.cancel()
+            await asyncio.wait((keeping,))
+
+
+async def test_who_ends_gives_up_what_it_fetches() -> None:
+    async with fetching(CatalogueEntry(spec("a"), stay="held")):
+        begun = asyncio.get_running_loop().time()
+    assert asyncio.get_running_loop().time() - begun < 1
+
+
+async def test_what_leaves_the_catalogue_is_not_fetched_to_the_end_and_comes_back_when_it_is_wanted_again() -> None:
+    entry = CatalogueEntry(spec("a"), stay="held")
+    async with fetching(entry) as (manager, loader):
+        manager.place([])
+        manager.place([entry])
+        await asyncio.sleep(10)
+        assert loader.fetches == 2 and manager.view("a").state is ModelState.LOADING
+        manager.place([])
+        await asyncio.sleep(1)
+        assert manager.views() == []
+    assert loader.loads == []
+
+
+async def test_a_fetch_that_somebody_waits_for_goes_on_when_its_model_leaves() -> None:
+    async with fetching(CatalogueEntry(spec("a"), stay="held")) as (manager, loader):
+        waiting = asyncio.create_task(use(manager, "a"))
+        await asyncio.sleep(1)
+        manager.place([])
+        await waiting
+        assert loader.loads == ["a"] and loader.fetches == 1

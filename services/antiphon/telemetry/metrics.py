@@ -5,6 +5,8 @@ from collections.abc import Iterator
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
 
+from antiphon.contracts.errors import AntiphonError, Reason
+
 _LATENCY_S = (0.01, 0.02, 0.05, 0.08, 0.1, 0.12, 0.15, 0.2, 0.3, 0.5, 0.8, 1.2, 2, 5, 10)
 _WAIT_S = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 5)
 _LOAD_S = (0.1, 0.3, 1, 3, 10, 30, 60, 120, 300, 600)
@@ -74,11 +76,18 @@ def metrics_server(registry: CollectorRegistry, host: str, port: int | None) -> 
 
     Yields:
         The port, or None.
+
+    Raises:
+        AntiphonError: INVALID_REQUEST when it cannot listen there.
     """
     if port is None:
         yield None
         return
-    server, thread = start_http_server(port, host, registry)
+    try:
+        server, thread = start_http_server(port, host, registry)
+    except OSError as error:
+        message = f"Metrics cannot be served on {host}:{port}: {error.strerror}. Name another metrics port; 0: any."
+        raise AntiphonError(Reason.INVALID_REQUEST, message) from None
     try:
         yield server.server_port
     finally:

@@ -118,16 +118,23 @@ class EngineLoader:
     """Loads by the engines that are installed, in threads apart from inference.
 
     Args:
-        executor: Where weights are read and warmed.
+        loads: Where weights are read and warmed.
+        closes: Where they are freed: never behind a load, for streams may wait for the room.
         cache: Where fetched weights are kept.
         loudness_lufs: How loud every voice is made; None: as it comes.
         rewrites: Other places for weights; the longest prefix that fits is taken.
     """
 
     def __init__(
-        self, executor: Executor, cache: Path, loudness_lufs: float | None, rewrites: Sequence[Rewrite] = ()
+        self,
+        loads: Executor,
+        closes: Executor,
+        cache: Path,
+        loudness_lufs: float | None,
+        rewrites: Sequence[Rewrite] = (),
     ) -> None:
-        self._executor = executor
+        self._loads = loads
+        self._closes = closes
         self._cache = cache
         self._loudness_lufs = loudness_lufs
         self._rewrites = rewrites
@@ -136,13 +143,13 @@ class EngineLoader:
         """Fetch the files (on the loop, resumable), then describe them and compute the digest (in a thread)."""
         factory = discovery.find_engine(spec.task, spec.engine)
         files = await weights.resolve(self._reachable(spec.artifact), self._cache, progress)
-        return await self._executor.run(_describe, spec, factory, files)
+        return await self._loads.run(_describe, spec, factory, files)
 
     async def load(self, prepared: PreparedModel) -> LoadedModel:
         """Load and warm up in a thread; a cancelled load still ends there, and is let go."""
         loaded: list[LoadedModel] = []
         try:
-            await self._executor.run(lambda: loaded.append(self._load(prepared)))
+            await self._loads.run(lambda: loaded.append(self._load(prepared)))
         except asyncio.CancelledError:
             for model in loaded:
                 await self.close(model)
@@ -151,7 +158,7 @@ class EngineLoader:
 
     async def close(self, model: LoadedModel) -> None:
         """Free the weights in a thread."""
-        await self._executor.run_to_end(model.engine.close)
+        await self._closes.run_to_end(model.engine.close)
 
     def _reachable(self, artifact: Artifact | None) -> Artifact | None:
         """The artifact where this worker finds it."""

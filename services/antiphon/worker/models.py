@@ -79,7 +79,7 @@ class ModelManager:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Wait for what loads, let every model go, and end. Call it when no stream is left."""
+        """Give up what is fetched, wait for what loads, let every model go. Call it when no stream is left."""
         for slot in self._slots:
             self._release(slot, "shutdown")
         await self._tasks.__aexit__(None, None, None)  # an error of the body is no reason to leave a model half closed
@@ -263,20 +263,24 @@ class ModelManager:
         """Load a slot's model; the error instead of raising it, for everyone who waits."""
         begun = time.perf_counter()
         error: AntiphonError | None = None
+        is_given_up = False
         slot.files, slot.fetched = "", NOTHING_FETCHED
         try:
             if slot.closing is not None:
                 await asyncio.wait((slot.closing,))
             await self._bring_in(slot)
-        except AntiphonError as failure:
-            error = failure
+        except asyncio.CancelledError:  # it must leave, and nobody waits: who does by now begins another load
+            is_given_up = True
+        except AntiphonError as failure:  # as a fresh one: its traceback would keep what was half loaded in memory
+            error = AntiphonError(failure.reason, failure.message)
         except Exception as fault:
             logger.exception("load failed", extra={"model": slot.spec.name})
             error = AntiphonError(Reason.LOAD_FAILED, f"Model {slot.spec.name!r} failed to load: {where(fault)}.")
         finally:
             slot.loading = slot.lack = None
             slot.reserved = slot.model is not None
-        self._note_load(slot, error, time.perf_counter() - begun)
+        if not is_given_up:
+            self._note_load(slot, error, time.perf_counter() - begun)
         self._settle(slot)
         return error
 
@@ -404,14 +408,20 @@ class ModelManager:
         return slot.closing
 
     def _settle(self, slot: Slot) -> None:
-        """Free the weights of a model that must leave and that nobody uses."""
-        if slot.must_leave and not slot.references and slot.loading is None:
-            slot.must_leave = False
-            model, slot.model = slot.model, None
-            if model is not None:
-                slot.closing = self._tasks.create_task(self._close(slot, model), name=f"close {slot.spec.name}")
+        """Free the weights of a model that must leave and that nobody uses; a fetch for it is given up."""
+        if slot.must_leave and not slot.references:
+            if slot.loading is None:
+                self._let_go(slot)
+            elif slot.files != "cached":
+                slot.loading.cancel()
         self._slots.forget(slot)
         self._note()
+
+    def _let_go(self, slot: Slot) -> None:
+        slot.must_leave = False
+        model, slot.model = slot.model, None
+        if model is not None:
+            slot.closing = self._tasks.create_task(self._close(slot, model), name=f"close {slot.spec.name}")
 
     async def _close(self, slot: Slot, model: LoadedModel) -> None:
         try:

@@ -92,7 +92,10 @@ class Worker:
         self._synthesis_hops = Executor("synthesis", config.synthesis_threads, self.metrics)
         self._recognition_hops = Executor("recognition", config.recognition_threads, self.metrics)
         self._loads = Executor("load", config.load_threads, self.metrics)
-        self._loader = loader or EngineLoader(self._loads, config.cache, config.loudness_lufs, config.rewrites)
+        self._closes = Executor("close", 1, self.metrics)
+        self._loader = loader or EngineLoader(
+            self._loads, self._closes, config.cache, config.loudness_lufs, config.rewrites
+        )
         self._keeper: LeaseKeeper | None = None
         self._epoch = 0
         self._placed = asyncio.Event()
@@ -125,7 +128,7 @@ class Worker:
             AntiphonError: INVALID_REQUEST when it cannot listen as told.
         """
         async with contextlib.AsyncExitStack() as stack:
-            for executor in (self._synthesis_hops, self._recognition_hops, self._loads):
+            for executor in (self._synthesis_hops, self._recognition_hops, self._loads, self._closes):
                 stack.callback(executor.close)
             self.metrics_port = stack.enter_context(
                 metrics_server(self.metrics.registry, self.config.host, self.config.metrics_port)

@@ -137,7 +137,7 @@ class Models(models_pb2_grpc.ModelsServicer):
     ) -> models_pb2.ModelStatus:
         """Let a model go; returns when it is gone."""
         view = self._models.view(request.name, request.digest)
-        if request.digest not in ("", view.digest):
+        if request.digest not in ("", view.digest, view.revision):
             raise AntiphonError(Reason.MODEL_UNKNOWN, f"Model {request.name!r} is not held here under that digest.")
         return status_of(await self._models.unload(request.name, request.digest))
 
