@@ -191,3 +191,13 @@ def test_what_cannot_be_served_ends_with_the_reason(tmp_path: Path) -> None:
         assert "Traceback" not in running.told()
     finally:
         end(running)
+
+
+def test_a_registry_that_does_not_answer_ends_it_with_a_sentence(tmp_path: Path, unused_tcp_port: int) -> None:
+    up = start(tmp_path, "--redis", f"redis://user:sesame@127.0.0.1:{unused_tcp_port}/0")
+    try:
+        assert up.process.wait(timeout=START_S) == 1
+    finally:
+        up.process.kill()
+    assert f"antiphon: The registry at redis://127.0.0.1:{unused_tcp_port}/0 does not answer: Error" in up.told()
+    assert "sesame" not in up.told() + logs(up)

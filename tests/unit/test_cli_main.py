@@ -1,5 +1,7 @@
 """The command line itself: it lists what it can do, and fails in one sentence."""
 
+from pathlib import Path
+
 import pytest
 from typer.testing import CliRunner
 
@@ -10,7 +12,10 @@ from antiphon.worker.config import WorkerConfig
 
 pytestmark = pytest.mark.unit
 
-COMMANDS = ("up", "talk", "say", "transcribe", "models", "workers", "route", "worker", "orchestrator", "demo", "bench")
+COMMANDS = (
+    *("up", "talk", "say", "transcribe", "models", "workers", "route", "worker", "orchestrator", "registrar", "demo"),
+    "bench",
+)
 
 
 def test_help_lists_every_command() -> None:
@@ -42,6 +47,41 @@ def test_a_setting_that_is_not_valid_is_named_without_its_value() -> None:
     told = explain(refused.value)
     assert "WorkerConfig: port" in told
     assert "s3cret" not in told
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "says"),
+    [
+        ("models", "/no/such.yaml", "models: the file /no/such.yaml cannot be read: No such file or directory"),
+        ("models", "broken.yaml", "broken.yaml is not YAML"),
+        ("models", "other.yaml", "no key `models`"),
+        ("models", "[{", "models: "),
+        ("rewrites", "hf://=https://", "rewrites: "),
+        ("log_level", "chatty", "'chatty' is no level: choose one of CRITICAL"),
+    ],
+)
+def test_what_the_environment_says_wrongly_to_a_worker_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, setting: str, value: str, says: str
+) -> None:
+    (tmp_path / "broken.yaml").write_text("a: [")
+    (tmp_path / "other.yaml").write_text("foo: []")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(f"ANTIPHON_WORKER_{setting.upper()}", value)
+    with pytest.raises(ValueError) as refused:
+        WorkerConfig()
+    assert explain(refused.value).startswith(f"WorkerConfig: {setting}: ")
+    assert says in explain(refused.value)
+
+
+def test_a_worker_takes_its_rewrites_as_json(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ANTIPHON_WORKER_REWRITES", '[{"prefix": "hf://", "replacement": "https://mirror/"}]')
+    assert [each.prefix for each in WorkerConfig().rewrites] == ["hf://"]
+
+
+def test_a_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    with pytest.raises(OSError) as failed:
+        (tmp_path / "none" / "reply.wav").write_bytes(b"")
+    assert explain(failed.value) == f"Cannot read or write {tmp_path}/none/reply.wav: No such file or directory."
 
 
 def test_a_fault_of_our_own_says_so() -> None:

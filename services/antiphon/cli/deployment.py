@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
+from redis.exceptions import RedisError
 
 from antiphon.adapters.discovery import find_engine
+from antiphon.adapters.download import without_secrets
 from antiphon.adapters.weights import resolve
 from antiphon.cli.children import Child
 from antiphon.cli.embedded import UpOptions, complete_config, wants_own_registry
@@ -21,8 +23,9 @@ from antiphon.contracts.models import ModelSpec
 from antiphon.contracts.status import from_call
 from antiphon.contracts.v1.models_pb2 import DescribeModelRequest
 from antiphon.contracts.v1.models_pb2_grpc import ModelsStub
-from antiphon.orchestrator.config import OrchestratorConfig
+from antiphon.orchestrator.config import OrchestratorConfig, RegistryConfig
 from antiphon.orchestrator.workers.channels import WorkerChannels
+from antiphon.registry.client import open_client
 from antiphon.registry.embedded import EmbeddedValkey
 from antiphon.registry.records import Lease, ModelRecord, Want, WorkerRecord
 from antiphon.registry.snapshot import RegistryReader, Snapshot
@@ -35,6 +38,8 @@ GRACE_S = 5.0
 _STOP_S = GRACE_S + 7.0
 """For a child to end: its grace, and what it needs to let go of everything."""
 _ASK_S = 3.0
+_REACH_S, _POLL_S = 5.0, 0.2
+"""How long a registry that others keep may take to answer; how often it is asked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +165,8 @@ async def deployed(options: UpOptions, warn: Callable[[str], None]) -> AsyncIter
         if wants_own_registry(config, options):
             valkey = await stack.enter_async_context(EmbeddedValkey())
             config = config.model_copy(update={"registry": config.registry.model_copy(update={"url": valkey.url})})
+        else:
+            await _reach(config.registry)
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="antiphon-up-")))
         reader = RegistryReader(config.registry.url, config.registry.namespace)
         logs = options.data_dir / "logs"
@@ -186,6 +193,25 @@ async def deployed(options: UpOptions, warn: Callable[[str], None]) -> AsyncIter
                 await _stop(deployment)
                 for task in kept:
                     task.cancel()
+
+
+async def _reach(registry: RegistryConfig) -> None:
+    """Wait for a registry that others keep. Raises `AntiphonError(NO_WORKER)` when it does not answer in time."""
+    client, trouble = open_client(registry.url, namespace=registry.namespace), ""
+    try:
+        async with asyncio.timeout(_REACH_S):
+            while True:
+                try:
+                    await client.ping()
+                    return
+                except (RedisError, OSError) as error:
+                    trouble = str(error).rstrip(".")
+                await asyncio.sleep(_POLL_S)
+    except TimeoutError:
+        message = f"The registry at {without_secrets(registry.url)} does not answer: {trouble or 'it says nothing'}."
+        raise AntiphonError(Reason.NO_WORKER, message) from None
+    finally:
+        await client.aclose()
 
 
 async def _keep(registry: EmbeddedValkey, warn: Callable[[str], None]) -> None:

@@ -1,6 +1,7 @@
 """What a person is told when a command fails: one sentence that says what to do."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 from pydantic import ValidationError
 
@@ -33,6 +34,8 @@ def explain(error: BaseException) -> str:
         if isinstance(cause, ModuleNotFoundError) and cause.name and not cause.name.startswith("antiphon."):
             extra = _EXTRAS.get(cause.name.split(".")[0], "demo")
             return f"This needs {cause.name}, which is not installed: pip install 'antiphon[{extra}]'."
+        if isinstance(cause, OSError) and isinstance(cause.filename, str | Path):
+            return f"Cannot read or write {cause.filename}: {cause.strerror}."
     told = "; ".join(f"{type(cause).__name__}: {cause}" for cause in causes)
     return f"This is a fault of antiphon's own ({told}). Set ANTIPHON_DEBUG=1 to see where, and please report it."
 

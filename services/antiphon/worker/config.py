@@ -1,6 +1,7 @@
 """All that a worker is told: from the environment (`ANTIPHON_WORKER_...`) or from whoever starts it."""
 
 import json
+import logging
 import os
 import socket
 from pathlib import Path
@@ -61,7 +62,7 @@ class WorkerConfig(BaseSettings):
     """The bearer token that callers must show."""
     cache: Path = Path.home() / ".cache" / "antiphon"
     """Where fetched weights are kept. Workers of one machine may share it: what one fetches the others wait for."""
-    rewrites: tuple[Rewrite, ...] = ()
+    rewrites: Annotated[tuple[Rewrite, ...], NoDecode] = ()
     """Other places for weights; the longest prefix that an artifact's uri begins with. In the environment: JSON."""
 
     max_streams: int = Field(default=16, ge=1, le=10_000)
@@ -97,8 +98,12 @@ class WorkerConfig(BaseSettings):
         if isinstance(value, str) and value.lstrip().startswith(("[", "{")):
             value = json.loads(value)
         elif isinstance(value, str | os.PathLike):
-            value = yaml.safe_load(Path(value).read_text(encoding="utf-8")) or ()
-        return value["models"] if isinstance(value, dict) else value
+            value = _read_yaml(Path(value))
+        if not isinstance(value, dict):
+            return value
+        if "models" not in value:
+            raise ValueError("there is no list of models and no key `models`")
+        return value["models"]
 
     @field_validator("models")
     @classmethod
@@ -109,7 +114,29 @@ class WorkerConfig(BaseSettings):
             raise ValueError(f"these model names or aliases are used twice: {', '.join(twice)}")
         return value
 
+    @field_validator("rewrites", mode="before")
+    @classmethod
+    def _read_rewrites(cls, value: Any) -> Any:
+        return json.loads(value) if isinstance(value, str) else value
+
+    @field_validator("log_level")
+    @classmethod
+    def _is_level(cls, value: str) -> str:
+        if value.upper() not in (known := logging.getLevelNamesMapping()):
+            raise ValueError(f"'{value}' is no level: choose one of {', '.join(known)}")
+        return value
+
     @property
     def is_loopback(self) -> bool:
         """Whether only this machine can reach the worker."""
         return self.host in ("localhost", "::1") or self.host.startswith("127.")
+
+
+def _read_yaml(path: Path) -> Any:
+    """What the file says. Raises `ValueError`, as validators do, when it cannot be read."""
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8")) or ()
+    except OSError as error:
+        raise ValueError(f"the file {path} cannot be read: {error.strerror}") from None
+    except yaml.YAMLError as error:
+        raise ValueError(f"the file {path} is not YAML: {error}") from None
