@@ -28,6 +28,7 @@ from antiphon_operator.reconcile.model import (
     revisions_of,
     seen,
     sight_of,
+    stage_of,
     target_of,
 )
 from antiphon_operator.reconcile.model_status import Picture, findings, refused, status_of
@@ -97,7 +98,7 @@ def _say(context: Context, sync: RegistrySync) -> None:
     records += [before for name in refused_names if (before := _before(sync, name)) is not None]
     waits = {name: want for name in sync.members if name not in plan.want and (want := _last_want(sync, name))}
     sync.keep({_name(body) for body in bodies})
-    sync.planned = {model.metadata.name: model.metadata.generation for model in models}
+    sync.planned = {model.metadata.name: stage_of(model) for model in models}
     for name in plan.want.keys() - sync.wanted.keys():  # told for the first time: its pool waits for that
         context.queue.add(Key("WorkerPool", sync.namespace, sync.members[name].pool))
     sync.say(records, _pools(context, sync.namespace), {**waits, **plan.want})
@@ -254,13 +255,9 @@ async def reconcile_model(context: Context, namespace: str, name: str) -> None:
         status = {field: value for field, value in (body.get("status") or {}).items() if field not in _OUR_OWN}
         await context.statuses.write(key, body, status, refused("Invalid", model), warnings=WARNINGS)
         return
-    active = active_of(model)
-    known = (name, active.digest) in sync.plan.holders
-    if not (context.registries.is_known(namespace, now) and (known or sync.is_patient(now))):
-        context.queue.add(key, SOON_S)
-        return
-    if sync.planned.get(name, model.metadata.generation) != model.metadata.generation:
-        context.queue.add(key, SOON_S)  # places were looked for by an older spec: of this one nothing can be said yet
+    is_planned = not sync.has_read or sync.planned.get(name) == stage_of(model)
+    if not (context.registries.is_known(namespace, now) and is_planned):
+        context.queue.add(key, SOON_S)  # of what places were not looked for yet, nothing can be said
         return
     picture = _picture(context, sync, model, now)
     if picture.course.look_s is not None:
@@ -328,7 +325,7 @@ def _sight(sync: RegistrySync, model: VoiceModel, reports: list[Report], now: fl
         holders.get((name, other), ()),
         on_demand=model.spec.residency.policy == "OnDemand",
         is_settled=sync.is_settled(now),
-        is_placed=(name, other) in holders,
+        lack=sync.plan.short.get((name, other)),
     )
 
 
@@ -367,6 +364,8 @@ def read(sync: RegistrySync, body: Body) -> VoiceModel | str:
 def _adopted(sync: RegistrySync, model: VoiceModel) -> VoiceModel:
     """A model whose status says nothing: what the registry had, and somebody holds, is the active revision."""
     name, uid = model.metadata.name, model.metadata.uid
+    if not sync.has_read:
+        return model
     if uid not in sync.adopted:
         record = sync.snapshot.models.get(name)
         held = record is not None and any(
@@ -375,8 +374,6 @@ def _adopted(sync: RegistrySync, model: VoiceModel) -> VoiceModel:
             if (lease := worker.lease) is not None
         )
         revision = _revision(record) if held and record is not None else None
-        if not sync.has_read:
-            return model
         sync.adopted[uid] = revision
     adopted = sync.adopted[uid]
     if adopted is None:

@@ -24,6 +24,9 @@ ANSWER_S = 2.0
 """A registry that has not answered by then is out of reach."""
 ABSENT_S = 15.0
 """A worker that was silent for so long counts for nothing in placement: a container is started again within it."""
+EPOCHS = 1000
+"""To each term of leadership: a namespace that is left and taken up again needs one more each time, and where Redis was
+emptied meanwhile, the next leader's must be higher all the same."""
 STREAMS_S = 10.0
 """How late a status may be about the number of streams alone: calls come and go all the time."""
 
@@ -52,8 +55,8 @@ class RegistrySync:
         self.namespace = namespace
         self.plan = Plan({}, {}, {})
         """What was last decided on who holds what."""
-        self.planned: Mapping[str, int] = {}
-        """By name: the generation of the model that it was decided for."""
+        self.planned: Mapping[str, tuple[object, ...]] = {}
+        """By name: at which stage the model was for which it was decided."""
         self.members: Mapping[str, WorkerRecord] = {}
         """Who was last said to be a member: newer than the snapshot, which hears it from Redis."""
         self.wanted: Mapping[str, Want] = {}
@@ -346,7 +349,7 @@ class Registries(Mapping[str, RegistrySync]):
             def changed(change: Change) -> None:
                 self._touch(namespace, change)
 
-            sync = RegistrySync(self._url, namespace, self._term, changed, self._connect)
+            sync = RegistrySync(self._url, namespace, self._term * EPOCHS, changed, self._connect)
             self._open[namespace] = sync
             self._running[namespace] = self._tasks.create_task(sync.run(), name=f"registry {namespace}")
         return self._open[namespace]

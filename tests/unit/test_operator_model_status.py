@@ -41,6 +41,11 @@ def worker(name: str, draining: bool = False, **held: Any) -> Worker:
     return Worker(name, WorkerRecord(address="a:1"), lease)
 
 
+def candidate_of(name: str, **held: Any) -> Worker:
+    resident = ResidentModel(name="joe", revision=CANDIDATE.digest, **held)
+    return Worker(name, WorkerRecord(address="a:1"), Lease(worker=name, incarnation="i", models=(resident,)))
+
+
 def picture(*workers: Worker, of: VoiceModel = JOE, **about: Any) -> Picture:
     reports = reports_of(workers).get("joe", [])
     return replace(Picture(of, Course(REVISION), seen(reports, REVISION.digest), holders=("w1", "w2")), **about)
@@ -101,6 +106,18 @@ def test_it_is_ready_exactly_when_a_worker_that_serves_holds_it(states: list[tup
     known = picture(*workers)
     assert (told(known, "Ready").status == "True") == callable_now
     assert all(each.message for each in findings(known, ()))
+
+
+def test_it_is_not_ready_while_all_sessions_are_for_a_revision_that_nobody_holds() -> None:
+    alone = Course(REVISION, CANDIDATE.model_copy(update={"weight": 100}))
+    known = picture(worker("w1", **WARM), course=alone)
+    assert said(known)["Ready"][0] == "False"
+    coming = seen(reports_of([candidate_of("w2", state="loading")])["joe"], CANDIDATE.digest)
+    assert said(replace(known, candidate=coming))["Ready"] == ("False", "Loading")
+    warm = seen(reports_of([candidate_of("w2", **WARM)])["joe"], CANDIDATE.digest)
+    assert told(replace(known, candidate=warm), "Ready").message == "Calls are served by w2, revision r2."
+    shared = Course(REVISION, CANDIDATE.model_copy(update={"weight": 99}))
+    assert said(picture(worker("w1", **WARM), course=shared))["Ready"] == ("True", "Callable")
 
 
 def test_on_demand_it_is_ready_while_somebody_may_load_it() -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from antiphon.contracts.resources import RevisionStatus, VoiceModel
 from antiphon.contracts.resources.voice_model import Rollout
-from antiphon.registry.placing import Host, Plan, place
+from antiphon.registry.placing import Host, Plan, Shortage, place
 from antiphon.registry.records import Lease, ResidentModel, WorkerRecord
 from antiphon.registry.roster import Worker
 from antiphon_operator.reconcile.model import asks_of, record_of, reports_of, revisions_of, seen, sight_of, target_of
@@ -140,13 +140,62 @@ def test_nothing_is_decided_while_the_workers_cannot_be_seen() -> None:
 
 
 def test_one_worker_without_room_is_left_to_the_new_revision() -> None:
-    tight = Sight(places=1, active_warm=1, has_room=False, is_beside=False)
+    tight = Sight(places=1, active_warm=1, has_room=False, lack=Shortage.NO_ROOM, is_beside=False)
     course = on(tight, on(tight))
     assert course.candidate is not None and course.candidate.weight == 100  # its sessions wait for it
-    assert on(replace(tight, active_warm=0), course, after_s=99).candidate == course.candidate
-    assert on(replace(tight, active_warm=0, warm=1), course, after_s=100).active == NEW
-    failed = on(replace(tight, active_warm=0, failure="w says: no."), course)
+    placed = replace(tight, has_room=True, lack=None, active_warm=0)
+    assert on(placed, course, after_s=99).candidate == course.candidate
+    assert on(replace(placed, warm=1), course, after_s=100).active == NEW
+    failed = on(replace(placed, failure="w says: no."), course)
     assert failed.active == OLD and failed.refused == NEW.digest
+    nowhere = on(tight, course)  # though the old one may leave for it
+    assert nowhere.active == OLD and nowhere.refused == NEW.digest and "raise memoryBudgetMiB" in nowhere.message
+
+
+def test_what_no_worker_can_hold_takes_no_session() -> None:
+    large = Sight(places=1, active_warm=1, has_room=False, lack=Shortage.TOO_LARGE, is_beside=False)
+    course = on(large, on(large), after_s=999)
+    assert course.candidate is not None and course.candidate.weight == 0
+    assert "sessions stay with the one before" in course.message and "correct memory.weightsMiB" in course.message
+
+
+def test_workers_that_are_lost_make_no_untried_revision_the_active_one() -> None:
+    lost = Sight(places=0, has_room=False, lack=Shortage.NO_WORKER, is_beside=True)
+    course = on(lost, on(), after_s=99)
+    assert course.active == OLD and course.candidate is not None and course.candidate.weight == 0
+    quarter = on(Sight(places=4, active_warm=4, warm=1), on())
+    assert quarter.candidate is not None and quarter.candidate.weight == 25
+    assert on(lost, quarter, after_s=99).candidate == quarter.candidate
+
+
+def test_what_a_revision_lacks_for_more_workers_is_said() -> None:
+    sight = Sight(places=4, active_warm=3, warm=1, lack=Shortage.NO_ROOM, is_beside=False)
+    course = on(sight, on(replace(sight, lack=None), on()), after_s=60)
+    assert course.candidate is not None and course.candidate.weight == 25
+    assert "1 of 4 workers hold it" in course.message and "raise memoryBudgetMiB" in course.message
+
+
+def test_sessions_go_back_to_what_somebody_holds() -> None:
+    alone = replace(SERVED, active_warm=0, warm=2)  # where there was no room for both, the old one has left
+    course = on(alone, on(alone, on()), CAREFUL)
+    failing = replace(alone, failed=20)
+    for back in (on(failing, course, CAREFUL), advance(course, OLD, CAREFUL, alone, NOW)):
+        assert back.active == OLD and back.candidate is not None and back.candidate.weight == 1 and not back.refused
+        assert "until then new serves" in back.message
+    back = on(failing, course, CAREFUL)
+    assert on(replace(failing, active_warm=1), back, CAREFUL).refused == NEW.digest
+    assert advance(back, OLD, CAREFUL, replace(alone, active_warm=1), NOW) == Course(OLD)
+
+
+def test_a_third_revision_follows_the_one_that_serves() -> None:
+    course = on(replace(SERVED, warm=2), on(), CAREFUL)
+    third = advance(course, OTHER, CAREFUL, replace(SERVED, warm=2), NOW)
+    assert third.active == OLD and third.candidate is not None and third.candidate.digest == OTHER.digest
+    third = advance(course, OTHER, CAREFUL, replace(SERVED, active_warm=0, warm=2), NOW)
+    assert third.active == NEW and third.candidate is not None and third.candidate.digest == OTHER.digest
+    blind = Sight(is_settled=False)
+    for target in (OLD, OTHER):
+        assert advance(course, target, CAREFUL, blind, NOW).candidate == course.candidate
 
 
 # --- all of it, with placement and workers that do as they are told ---------------------------------------------------
@@ -165,6 +214,8 @@ class Play:
     plan: Plan = field(init=False)
     holds: dict[str, list[str]] = field(init=False)
     second: int = 0
+    bad: str = ""
+    """The digest of a revision that breaks its streams off."""
 
     def __post_init__(self) -> None:
         self.holds = {f"w{number}": [] for number in range(self.count)}
@@ -190,7 +241,10 @@ class Play:
         failed = ResidentModel(name="joe", revision=self.breaks, state="failed", message="broken.", files="cached")
 
         def lease(name: str) -> Lease:
-            held = [ResidentModel(name="joe", revision=digest, state="warm") for digest in self.holds[name]]
+            held = [
+                ResidentModel(name="joe", revision=digest, state="warm", failed=20 if digest == self.bad else 0)
+                for digest in self.holds[name]
+            ]
             wanted = self.breaks and any(ref.digest == self.breaks for ref in self.wanted(name))
             return Lease(worker=name, incarnation="i", models=(*held, failed) if wanted else tuple(held))
 
@@ -213,12 +267,13 @@ class Play:
             self.plan.holders.get(("joe", other), ()),
             on_demand=False,
             is_settled=True,
-            is_placed=("joe", other) in self.plan.holders,
+            lack=self.plan.short.get(("joe", other)),
         )
         now = NOW + timedelta(seconds=self.second)
         course = advance(Course(active, status.candidate, status.refused), target, self.model.spec.rollout, sight, now)
         said = {"active": course.active, "candidate": course.candidate, "refused": course.refused}
         self.model = self.model.model_copy(update={"status": status.model_copy(update=said)})
+        assert self.second == 1 or self.served() or (self.count == 1 and self.budget_mib < 80), "a caller would wait"
         self.place(sight)
         self.load()
 
@@ -241,8 +296,10 @@ class Play:
             held.append(missing[0])
 
     def served(self) -> bool:
-        """Whether every revision that sessions may get, or the one after it in line, is held by somebody."""
-        return any(self.holds.values())
+        """Whether somebody holds one of the revisions that sessions may get."""
+        record = record_of(self.model)
+        taking = {each.digest for each in record.revisions if each.weight} or {record.digest}
+        return any(taking & set(held) for held in self.holds.values())
 
 
 def play(count: int, budget_mib: int, **about: Any) -> Play:
@@ -280,6 +337,33 @@ def test_every_rollout_ends_and_somebody_serves_all_the_while(
     assert stage.model.status.active is not None and stage.model.status.active.digest == end
     assert (stage.model.status.refused == target) == broken
     assert all(end in held for held in stage.holds.values())
+
+
+@given(
+    st.integers(1, 5),
+    st.sampled_from([40, 80, 200]),
+    st.lists(st.tuples(st.sampled_from(["", "110", "120"]), st.integers(0, 12)), min_size=1, max_size=6),
+    st.sampled_from(["", "110", "120"]),
+)
+@settings(max_examples=100, deadline=None)
+def test_whatever_is_asked_for_meanwhile_somebody_serves(
+    count: int, budget_mib: int, changes: list[tuple[str, int]], bad: str
+) -> None:
+    steps = [{"weight": 20, "pauseSeconds": 2}, {"weight": 100, "pauseSeconds": 4}]
+    stage = play(count, budget_mib, spec={"rollout": {"steps": steps}})
+    if bad:
+        stage.change({"ms_per_word": bad})
+        stage.bad = target_of(stage.model).digest
+    for asked, seconds in changes:
+        stage.change({"ms_per_word": asked} if asked else {})
+        for _ in range(seconds):
+            stage.pass_second()
+    for _ in range(60):
+        stage.pass_second()
+    status, target = stage.model.status, target_of(stage.model).digest
+    assert status.candidate is None and status.active is not None
+    assert status.active.digest == target or (status.refused == target == stage.bad)
+    assert all(status.active.digest in held for held in stage.holds.values())
 
 
 def test_worker_by_worker_the_old_revision_stays_on_the_others() -> None:

@@ -116,6 +116,7 @@ async def test_of_a_new_spec_nothing_is_said_before_places_were_looked_for(monke
 
     await asyncio.sleep(10.0)
     ask(1)
+    assert await said() == {}  # nor of a new model
     await reconcile_registry(context, "team")
     first = await said()
     assert first["observedGeneration"] == 1 and first["wantedWorkers"] == 1

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from antiphon.contracts.errors import Reason
 from antiphon.contracts.resources import RevisionStatus, VoiceModel
-from antiphon.registry.placing import Ask
+from antiphon.registry.placing import Ask, Shortage
 from antiphon.registry.records import ModelRecord, ResidentModel, Revision
 from antiphon.registry.roster import Worker
 from antiphon_operator.reconcile.rollout import Sight, spread
@@ -100,6 +100,13 @@ def active_of(model: VoiceModel) -> RevisionStatus:
     return model.status.active or target_of(model)
 
 
+def stage_of(model: VoiceModel) -> tuple[object, ...]:
+    """All that its places depend on: of the spec, and of how far its rollout is."""
+    candidate = model.status.candidate
+    coming = (candidate.digest, candidate.step, candidate.weight) if candidate is not None else ()
+    return model.metadata.generation, active_of(model).digest, coming
+
+
 # --- aliases ----------------------------------------------------------------------------------------------------------
 
 
@@ -176,7 +183,7 @@ def sight_of(
     *,
     on_demand: bool,
     is_settled: bool,
-    is_placed: bool,
+    lack: Shortage | None,
 ) -> Sight:
     """What a rollout goes by.
 
@@ -187,7 +194,7 @@ def sight_of(
         others: Workers that should hold the candidate.
         on_demand: Whether nobody has to hold the model.
         is_settled: Whether the workers can be seen.
-        is_placed: Whether places were looked for, for the candidate.
+        lack: Why fewer workers than wanted should hold the candidate.
     """
     places = len({*holders, *others, *(active.warm if on_demand else ())})
     failure = next((f"{worker} says: {report.message or report.reason}" for worker, report in candidate.failures), "")
@@ -196,7 +203,8 @@ def sight_of(
         places=places,
         active_warm=len(active.warm),
         warm=len(candidate.warm),
-        has_room=bool(others) or not is_placed,
+        has_room=bool(others),
+        lack=lack,
         is_beside=len(others) >= places,
         failure=failure,
         may_recover=all(

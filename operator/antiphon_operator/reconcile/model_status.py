@@ -20,7 +20,7 @@ from antiphon.registry.placing import Shortage
 from antiphon.registry.records import ResidentModel
 from antiphon_operator.reconcile.conditions import Finding
 from antiphon_operator.reconcile.model import Seen
-from antiphon_operator.reconcile.rollout import Course
+from antiphon_operator.reconcile.rollout import LACKS, Course
 
 STEP = 10
 """Progress is told in steps of so many percent."""
@@ -164,7 +164,7 @@ def _resident(picture: Picture) -> Finding:
 
 def _ready(picture: Picture) -> Finding:
     active, candidate = picture.course.active, picture.course.candidate
-    if picture.active.warm:
+    if picture.active.warm and (candidate is None or candidate.weight < 100):
         message = f"Calls are served by {_names(picture.active.warm)}, revision {active.revision}."
         return Finding.of("Ready", True, "Callable", message)
     if candidate is not None and candidate.weight and picture.candidate.warm:
@@ -253,15 +253,9 @@ _REMEDIES: Mapping[Shortage, Callable[[Picture], str]] = {
     ),
     Shortage.NO_POOL: _no_pool,
     Shortage.NO_ENGINE: _no_engine,
-    Shortage.TOO_LARGE: lambda picture: (
-        "It is larger than the memory budget of any worker that has its engine: raise memoryBudgetMiB of a pool, or"
-        " correct memory.weightsMiB."
-    ),
+    Shortage.TOO_LARGE: lambda _: LACKS[Shortage.TOO_LARGE],
     Shortage.TOO_FEW: _too_few,
-    Shortage.NO_ROOM: lambda picture: (
-        "What comes before it takes the room of all workers that could hold it: raise memoryBudgetMiB, residentCap or"
-        " replicas of a pool, or the model's priority."
-    ),
+    Shortage.NO_ROOM: lambda _: LACKS[Shortage.NO_ROOM],
 }
 
 
