@@ -216,6 +216,7 @@ async def test_failing_responder_is_told_in_response_done() -> None:
     ("message", "code", "param"),
     [
         ("{", "invalid_json", None),
+        ('{"type": "session.update", "session": {"tools": [{"parameters": {"a": "\\ud83d"}}]}}', "invalid_json", None),
         ("[]", "invalid_json", None),
         ("[" * 100_000, "invalid_json", None),
         ('{"type": "session.destroy", "event_id": "e1"}', "invalid_value", "type"),

@@ -202,3 +202,12 @@ async def test_the_scripted_server_answers_a_plain_client_whole() -> None:
         "You said: Hi there"
     ]
     assert answers[0].usage is not None and answers[0].usage.prompt_tokens == 2
+
+
+async def test_characters_that_a_server_cuts_in_two_are_whole_again() -> None:
+    call = ScriptedToolCall("light", '{"a":"x\ud83d\ude00"}')  # comes in pieces of eight
+    async with conversing(ScriptedReply("Fine \ud83d then.", tool_calls=(call,))) as (_, responder):
+        parts = [part async for part in responder.respond(asking("Well?", tools=(LIGHT,)))]
+    assert text_of(parts) == "Fine \N{REPLACEMENT CHARACTER} then."
+    said = [part.arguments for part in parts if isinstance(part, FunctionCallDelta)]
+    assert "".join(said) == '{"a":"x\U0001f600"}'

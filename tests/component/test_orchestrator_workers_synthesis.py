@@ -68,6 +68,18 @@ async def test_a_reply_is_spoken_with_its_clauses_and_words() -> None:
         assert len(player.words) == 40
 
 
+async def test_text_that_cannot_be_sent_is_an_error_and_no_workers_fault() -> None:
+    async with cluster() as made:
+        await made.add("a")
+        broken = speak(made, "w0 w1 \ud83d w2.", speed=10)
+        async with asyncio.timeout(10):
+            assert (await outcome(broken)).reason is Reason.INTERNAL
+        player = speak(made, speed=10)
+        await player.run()
+        await player.stream.aclose()
+        assert heard(player) == list(range(40))
+
+
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
 async def test_a_worker_is_lost_in_mid_reply(how: signal.Signals) -> None:
     async with cluster(deadlines=Deadlines(stall_s=1.0)) as made:

@@ -1,6 +1,8 @@
 """A responder that asks any OpenAI-compatible chat-completions server."""
 
 import asyncio
+from codecs import getincrementaldecoder
+from collections import defaultdict
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import replace
@@ -16,6 +18,7 @@ from antiphon.conversation.ports import FunctionCallDelta, ReplyPart, ReplyReque
 from antiphon.orchestrator.responders.messages import chat_messages, chat_tools
 
 _CLOSE_TIMEOUT_S = 1.0
+_Utf16 = getincrementaldecoder("utf-16-le")
 
 
 class ChatResponder:
@@ -141,6 +144,8 @@ class _Translation:
         self.truncated = False
         self.usage: Usage | None = None
         self._call_ids: dict[int, str] = {}
+        self._characters = defaultdict[str, Any](lambda: _Utf16("replace"))
+        """By call, or empty for what is said: puts characters together that a server has cut in two."""
 
     def parts(self, chunk: ChatCompletionChunk) -> list[ReplyPart]:
         if chunk.usage is not None:
@@ -155,7 +160,7 @@ class _Translation:
         return parts
 
     def _said(self, delta: ChoiceDelta) -> list[ReplyPart]:
-        text = (delta.content or "") + (delta.refusal or "")
+        text = self._whole("", (delta.content or "") + (delta.refusal or ""))
         return [TextDelta(text)] if text else []
 
     def _called(self, delta: ChoiceDelta) -> list[ReplyPart]:
@@ -171,7 +176,12 @@ class _Translation:
                 FunctionCallDelta(
                     call_id,
                     name=(function.name or "") if function else "",
-                    arguments=(function.arguments or "") if function else "",
+                    arguments=self._whole(call_id, (function.arguments or "") if function else ""),
                 )
             )
         return parts
+
+    def _whole(self, call_id: str, text: str) -> str:
+        """The text without halves of characters, which nobody could pass on: joined, or replaced."""
+        whole: str = self._characters[call_id].decode(text.encode("utf-16-le", "surrogatepass"))
+        return whole

@@ -186,7 +186,8 @@ class Fleet:
         Raises:
             AntiphonError: `MODEL_UNKNOWN` at once when the catalogue, freshly read, has no such model; `MODEL_LOADING`
                 when its load takes too long; `WORKER_FULL` or `NO_WORKER` when no worker could be asked for a while,
-                with what is known of them; whatever a worker said that no other worker would say differently.
+                with what is known of them; `INTERNAL` for what cannot be sent; whatever a worker said that no other
+                worker would say differently.
         """
         tries = Tries()
         while True:
@@ -201,6 +202,12 @@ class Fleet:
                 if not _another_may(error):
                     raise
                 self._note_failure(wanted, choice, error, tries)
+            except asyncio.CancelledError:
+                task = asyncio.current_task()
+                if task is None or task.cancelling():
+                    raise
+                # gRPC cancels a call that it cannot write to: nobody else may end the stream without a word.
+                raise AntiphonError(Reason.INTERNAL, "What was asked for cannot be sent to a worker.") from None
             else:
                 self._breakers.answered(worker)
                 self._remember(wanted, choice, tries)

@@ -1,9 +1,9 @@
 """What a client may send, decoded and validated; what is wrong is a `ClientError` that names the place."""
 
-import json
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import from_json
 
 from antiphon.conversation.engine import ClientError
 from antiphon.orchestrator.transports.websocket.item_json import NewItem, Text
@@ -145,8 +145,8 @@ class InvalidEvent(ClientError):
 def decode(message: str) -> ClientEvent:
     """The event in a text message. Raises `InvalidEvent`."""
     try:
-        raw = json.loads(message)
-    except (ValueError, RecursionError):
+        raw = from_json(message)  # refuses halves of characters, which could not be written anywhere
+    except ValueError:
         raise InvalidEvent("invalid_json", "A text message is one JSON object; this one is not JSON.") from None
     if not isinstance(raw, dict):
         raise InvalidEvent("invalid_json", "A text message is one JSON object.")
