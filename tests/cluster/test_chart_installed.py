@@ -98,14 +98,16 @@ def test_autoscaling_begins_with_as_many_as_there_are(plane: ControlPlane) -> No
     helm("uninstall", "many", "--namespace", NAMESPACE, f"--kubeconfig={plane.kubeconfig}", "--wait")
 
 
-def test_a_kept_registry_outlives_its_release(plane: ControlPlane) -> None:
+def test_a_kept_registry_is_turned_on_and_outlives_its_release(plane: ControlPlane) -> None:
     where = ("--namespace", NAMESPACE, f"--kubeconfig={plane.kubeconfig}")
-    install(plane, "kept", ANTIPHON, values={"valkey": {"persistence": {"enabled": True}}})
-    claim = ("--namespace", NAMESPACE, "get", "persistentvolumeclaim", "data-kept-antiphon-valkey-0")
-    wait_for(lambda: plane.succeeds(*claim), "Valkey's claim")
-    helm("uninstall", "kept", *where, "--wait")
-    assert plane.succeeds(*claim)
-    plane.kubectl("--namespace", NAMESPACE, "delete", "persistentvolumeclaim", "data-kept-antiphon-valkey-0")
+    claim = ("--namespace", NAMESPACE, "get", "persistentvolumeclaim", "kept-antiphon-valkey")
+    for _ in range(2):
+        for kept in (False, True, False, True):
+            install(plane, "kept", ANTIPHON, values={"valkey": {"persistence": {"enabled": kept}}})
+        assert plane.succeeds(*claim)
+        helm("uninstall", "kept", *where, "--wait")
+        assert plane.succeeds(*claim), "and is taken up by the next release of its name"
+    plane.kubectl("--namespace", NAMESPACE, "delete", "persistentvolumeclaim", "kept-antiphon-valkey", "--wait=false")
 
 
 @contextlib.asynccontextmanager
