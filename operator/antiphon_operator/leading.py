@@ -138,6 +138,7 @@ class Leader:
             lists.append(answer)
         for kind, (bodies, version) in zip(KINDS, lists, strict=True):
             self._world.replace(kind, bodies, version, namespace)
+        self._world.mark_read(namespace)
         return None
 
     # --- one object ---------------------------------------------------------------------------------------------------

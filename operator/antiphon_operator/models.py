@@ -56,12 +56,13 @@ logger = logging.getLogger(__name__)
 async def reconcile_registry(context: Context, namespace: str, _: str = "") -> None:
     """Say in the registry what there is in a namespace: members first, then catalogue, pools and placement.
 
-    Once nothing is left in the namespace, its registry is emptied and left.
+    Once nothing is left in the namespace, its registry is emptied and left; also where it went while nobody led.
     """
     key = Key("Registry", namespace)
     if not context.world.pools(namespace) and not context.world.models(namespace):
-        if not await context.registries.close(namespace):
-            context.queue.add(key, LOOK_S)
+        is_known = namespace in context.registries or context.world.is_read(namespace)
+        if is_known and not context.registries.close(namespace):
+            context.queue.add(key, SOON_S)
         return
     sync = context.registries.open(namespace)
     sync.say_members(_members(context, namespace))

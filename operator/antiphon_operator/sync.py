@@ -1,7 +1,6 @@
 """Each namespace's part of the registry, kept by the leader: what it writes there, and what the workers say."""
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -175,14 +174,12 @@ class RegistrySync:
         """Forget what was worked out for models of other names: they are no more."""
         self.read_as = {name: made for name, made in self.read_as.items() if name in names}
         self.recorded = {name: made for name, made in self.recorded.items() if name in names}
+        self.leaving_s = {key: since_s for key, since_s in self.leaving_s.items() if key[0] in names}
 
-    async def empty(self) -> bool:
-        """Say that there is nothing any more; whether Redis took it within a moment."""
+    def empty(self) -> bool:
+        """Say that there is nothing any more; whether Redis has taken it. Never blocks."""
         self.say_members({})
         self.say([], {}, {})
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(1.0):
-                await self._writer.written()
         return self._writer.settled
 
     # --- keeping it ---------------------------------------------------------------------------------------------------
@@ -315,6 +312,7 @@ class Registries(Mapping[str, RegistrySync]):
         self._connect = connect
         self._open: dict[str, RegistrySync] = {}
         self._running: dict[str, asyncio.Task[None]] = {}
+        self._emptied: set[str] = set()
         self._tasks = asyncio.TaskGroup()
 
     def __getitem__(self, namespace: str) -> RegistrySync:
@@ -351,18 +349,19 @@ class Registries(Mapping[str, RegistrySync]):
 
             sync = RegistrySync(self._url, namespace, self._term * EPOCHS, changed, self._connect)
             self._open[namespace] = sync
+            self._emptied.discard(namespace)
             self._running[namespace] = self._tasks.create_task(sync.run(), name=f"registry {namespace}")
         return self._open[namespace]
 
-    async def close(self, namespace: str) -> bool:
-        """Empty the registry of a namespace and follow it no more; False when Redis did not take it: try again."""
-        sync = self._open.get(namespace)
-        if sync is None:
+    def close(self, namespace: str) -> bool:
+        """Empty the registry of a namespace, whoever filled it, and follow it no more; False: not yet, try again."""
+        if namespace in self._emptied:
             return True
-        if not await sync.empty():
+        if not self.open(namespace).empty():
             return False
         del self._open[namespace]
         self._running.pop(namespace).cancel()
+        self._emptied.add(namespace)
         logger.info("registry emptied: nothing is left in the namespace", extra={"namespace": namespace})
         return True
 

@@ -40,6 +40,7 @@ class World:
         self._pods: dict[_Id, set[str]] = {}
         self._foreign: dict[str, set[_Id]] = {kind: set() for kind in CHILDREN}
         self._gone: dict[str, None] = {}
+        self._read: set[str] = set()
 
     # --- reading ------------------------------------------------------------------------------------------------------
 
@@ -70,8 +71,12 @@ class World:
         return (namespace, name) in self._foreign[kind]
 
     def namespaces(self) -> set[str]:
-        """Where there are pools or models."""
-        return self._tables[POOL].keys() | self._tables[MODEL].keys()
+        """Where there are pools or models, and where it is known that there are none."""
+        return self._tables[POOL].keys() | self._tables[MODEL].keys() | self._read - {""}
+
+    def is_read(self, namespace: str) -> bool:
+        """Whether all that there is in a namespace is known."""
+        return not self._read.isdisjoint(("", namespace))
 
     def keys(self) -> list[Key]:
         """All that there is to reconcile: what is registered first, for calls depend on it."""
@@ -128,6 +133,10 @@ class World:
                     self._forget(kind, (place, name), known)
         for body in listed.values():
             self.put(kind, body)
+
+    def mark_read(self, namespace: str) -> None:
+        """All lists of a namespace (empty: of all) were taken: from now on, what is not here is nowhere."""
+        self._read.add(namespace)
 
     def _forget(self, kind: str, identity: _Id, known: Body) -> None:
         namespace, name = identity

@@ -1,20 +1,25 @@
 """What the leader knows of a namespace's workers: from Pods, from the registry, and from what it said itself."""
 
 import asyncio
+import random
+from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from operator_cluster import InMemoryCluster
+from registry_simulation import SimulatedRedis
 
-from antiphon.registry.records import Lease, ModelRef, Want, WorkerRecord
+from antiphon.registry.records import Lease, ModelRecord, ModelRef, Want, WorkerRecord
 from antiphon.registry.roster import Worker
-from antiphon.registry.snapshot import Snapshot
+from antiphon.registry.snapshot import RegistryReader, Snapshot
+from antiphon.registry.writer import RegistryWriter
 from antiphon_operator.config import OperatorConfig
 from antiphon_operator.context import Context
 from antiphon_operator.models import reconcile_model, reconcile_registry
 from antiphon_operator.queueing import Key, WorkQueue
 from antiphon_operator.status import StatusWriter
+from antiphon_operator.sync import Registries as LiveRegistries
 from antiphon_operator.sync import RegistrySync
 from antiphon_operator.world import World
 
@@ -46,7 +51,65 @@ async def test_an_end_that_a_pod_tells_counts_though_the_registry_cannot_be_aske
     assert again is not None and not again.serving
 
 
-class Registries(dict[str, RegistrySync]):
+async def registry_of(namespace: str, simulated: SimulatedRedis) -> dict[str, set[str]]:
+    """What a reader finds there, by kind."""
+    reader = RegistryReader("redis://", namespace, connect=simulated.connect("reader"))
+    running = asyncio.create_task(reader.run())
+    async with asyncio.timeout(30):
+        snapshot = await reader.changed(0)
+        while snapshot.stale:
+            snapshot = await reader.changed(snapshot.version)
+    running.cancel()
+    await asyncio.wait({running})
+    return {"models": set(snapshot.models), "pools": set(snapshot.pools), "workers": set(snapshot.workers)}
+
+
+async def test_the_next_leader_is_believed_though_a_namespace_came_and_went_and_redis_was_emptied() -> None:
+    simulated = SimulatedRedis(random.Random(1))
+    reader = RegistryReader("redis://", "team", connect=simulated.connect("reader"))
+    reading = asyncio.create_task(reader.run())
+    for term in (3, 4):
+        async with LiveRegistries("redis://", term, WorkQueue(), simulated.connect(f"leader {term}")) as registries:
+            for _ in range(5):
+                registries.open("team").say([], {}, {})
+                await asyncio.sleep(10)
+                assert reader.snapshot.epoch == registries["team"].epoch and not reader.snapshot.stale
+                while not registries.close("team"):
+                    await asyncio.sleep(1)
+        simulated.empty()
+    reading.cancel()
+    await asyncio.wait({reading})
+
+
+async def test_what_went_while_nobody_led_is_taken_out_of_the_registry() -> None:
+    simulated, queue = SimulatedRedis(random.Random(1)), WorkQueue()
+    before = RegistryWriter("redis://", "team", epoch_floor=1, connect=simulated.connect("before"))
+    before.set_models([ModelRecord(name="joe", task="tts", engine="piper")])
+    before.set_workers({"a": MEMBER})
+    writing = asyncio.create_task(before.run())
+    await asyncio.sleep(10)
+    writing.cancel()
+    await asyncio.wait({writing})
+    assert (await registry_of("team", simulated))["models"] == {"joe"}
+    world = World(lambda key: None)
+    async with LiveRegistries("redis://", 3, queue, simulated.connect("leader")) as registries:
+        context = context_of(InMemoryCluster(), world, queue, registries)
+        await reconcile_registry(context, "team")
+        assert not registries, "what cannot be read is not taken for gone"
+        world.mark_read("team")
+        assert world.keys() == [Key("Registry", "team")]
+        await reconcile_registry(context, "team")
+        while registries:
+            key = await queue.take()
+            if key.kind == "Registry":
+                await reconcile_registry(context, "team")
+            queue.finish(key)
+        await reconcile_registry(context, "team")
+        assert not registries, "once is enough"
+    assert await registry_of("team", simulated) == {"models": set(), "pools": set(), "workers": set()}
+
+
+class HeardRegistries(dict[str, RegistrySync]):
     """One namespace's, heard from the start."""
 
     def is_known(self, namespace: str, now: float) -> bool:
@@ -56,14 +119,16 @@ class Registries(dict[str, RegistrySync]):
         return self[namespace]
 
 
-def context_of(cluster: InMemoryCluster, world: World, queue: WorkQueue, sync: RegistrySync) -> Context:
+def context_of(
+    cluster: InMemoryCluster, world: World, queue: WorkQueue, registries: Mapping[str, RegistrySync]
+) -> Context:
     clock = asyncio.get_running_loop().time
     return Context(
         config=OperatorConfig(),
         world=world,
         cluster=cluster,  # type: ignore[arg-type]
         queue=queue,
-        registries=Registries(team=sync),  # type: ignore[arg-type]
+        registries=registries,  # type: ignore[arg-type]
         statuses=StatusWriter(cluster, world, queue, clock),  # type: ignore[arg-type]
         clock=clock,
     )
@@ -77,7 +142,7 @@ async def test_a_pool_is_looked_at_once_its_worker_was_told_what_to_hold(monkeyp
     monkeypatch.setattr(sync, "_reader", SimpleNamespace(snapshot=snapshot))
     monkeypatch.setattr(sync, "_read_s", 0.0)
     monkeypatch.setattr(sync, "_last", {"a": (lease, 0.0)})
-    context = context_of(InMemoryCluster(), world, queue, sync)
+    context = context_of(InMemoryCluster(), world, queue, HeardRegistries(team=sync))
     labels = {"app.kubernetes.io/name": "antiphon-worker", "antiphon.dev/pool": "voices"}
     status = {"phase": "Running", "podIP": "10.0.0.1"}
     world.put("WorkerPool", {"metadata": {"namespace": "team", "name": "voices"}, "spec": {"image": "w:1"}})
@@ -100,7 +165,7 @@ async def test_of_a_new_spec_nothing_is_said_before_places_were_looked_for(monke
     monkeypatch.setattr(sync, "_reader", SimpleNamespace(snapshot=Snapshot(version=1, stale=False)))
     monkeypatch.setattr(sync, "_begun_s", 0.0)
     monkeypatch.setattr(sync, "_read_s", 0.0)
-    context = context_of(cluster, world, queue, sync)
+    context = context_of(cluster, world, queue, HeardRegistries(team=sync))
 
     def ask(generation: int, **residency: object) -> None:
         spec = {"task": "tts", "engine": "piper", "residency": {"policy": "Pinned", **residency}}
