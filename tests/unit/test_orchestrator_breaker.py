@@ -2,7 +2,7 @@
 
 import pytest
 
-from antiphon.orchestrator.workers.breaker import LONGEST_PAUSE_S, PROBE_S, Breakers
+from antiphon.orchestrator.workers.breaker import FORGET_S, LONGEST_PAUSE_S, PROBE_S, Breakers
 
 pytestmark = pytest.mark.unit
 
@@ -109,3 +109,14 @@ def test_a_worker_that_was_started_anew_begins_with_a_closed_one() -> None:
     assert not ward.is_asked()
     ward.incarnation = "second"
     assert ward.is_asked() and ward.breakers.state("a") == "closed"
+
+
+def test_workers_that_are_gone_for_good_are_forgotten() -> None:
+    ward = Ward()
+    gone = [f"pod-{number}" for number in range(100)]
+    for worker in ("a", *gone):
+        ward.breakers.failed(worker, "first")
+    ward.now += FORGET_S + 1
+    ward.breakers.left_alone({"a": "first"}.get)
+    assert {ward.breakers.state(worker) for worker in gone} == {"closed"}
+    assert ward.breakers.state("a") == "half-open"

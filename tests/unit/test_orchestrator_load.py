@@ -233,3 +233,22 @@ async def test_a_worker_that_refuses_is_not_held_for_broken() -> None:
     for _ in range(50):
         assert (await stage.stream())[1] == "w2"
     assert stage.tried.count("w1") > 10
+
+
+@pytest.mark.parametrize("reason", [Reason.WORKER_FULL, Reason.DRAINING])
+async def test_the_one_worker_that_has_room_is_found_among_many_that_say_so_too_late(reason: Reason) -> None:
+    stage = Stage({f"w{number}": ["a"] for number in range(20)})
+    refusal = AntiphonError(reason, "no room", retry_after_ms=1000)
+    stage.fails = lambda choice: refusal if choice.candidate.worker != "w7" else None
+    for _ in range(20):
+        assert (await stage.stream())[1] == "w7"
+
+
+async def test_that_nobody_has_room_is_found_out_in_time() -> None:
+    stage = Stage({f"w{number}": ["a"] for number in range(20)})
+
+    stage.fails = lambda choice: AntiphonError(Reason.WORKER_FULL, "no room", retry_after_ms=100)
+    with pytest.raises(AntiphonError) as caught:
+        await stage.stream()
+    assert caught.value.reason is Reason.WORKER_FULL and caught.value.retry_after_ms
+    assert len(stage.tried) <= 20 + 6

@@ -11,6 +11,8 @@ from typing import Literal
 PAUSE_S = 1.0
 """After the first failure; doubled by each further one."""
 LONGEST_PAUSE_S = 16.0
+FORGET_S = 60.0
+"""A worker that has no lease is remembered for so long after it failed: pods never come back under the same name."""
 PROBE_S = 5.0
 """A probe that has said nothing for so long is forgotten, and another call may be one."""
 
@@ -99,6 +101,9 @@ class Breakers:
         return now < circuit.failed_s + (PAUSE_S if last_resort else circuit.pause_s)
 
     def _forget_former(self, incarnation: Callable[[str], str | None]) -> None:
+        """Of workers that were started anew, and of those that are gone for so long that nobody asks them any more."""
+        now = self._clock()
         for worker, circuit in list(self._circuits.items()):
-            if incarnation(worker) not in (None, circuit.incarnation):
+            current = incarnation(worker)
+            if current is None and now > circuit.failed_s + FORGET_S or current not in (None, circuit.incarnation):
                 del self._circuits[worker]

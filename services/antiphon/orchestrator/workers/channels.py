@@ -67,8 +67,8 @@ class WorkerChannels:
         """Close the channels that nobody has used lately."""
         now = asyncio.get_running_loop().time()
         idle = [a for a, held in self._channels.items() if not held.users and now - held.used_s > IDLE_S]
-        for address in idle:
-            await self._channels.pop(address).channel.close()
+        for held in [self._channels.pop(address) for address in idle]:  # first: nobody takes one that is to be closed
+            await held.channel.close()
 
     async def aclose(self) -> None:
         """Close all of them; calls that still run are cancelled. Bounded."""

@@ -69,7 +69,7 @@ class Tries:
     """What one stream has lived through."""
 
     failures: int = 0
-    """Since the last result."""
+    """Since the last result; workers that only had no room are not counted."""
     since_s: float | None = None
     """When the first of these failures happened."""
     last: AntiphonError | None = None
@@ -86,14 +86,17 @@ class Tries:
         self.failures = 0
         self.since_s = None
 
-    def failed(self, candidate: Candidate, error: AntiphonError, now: float) -> None:
+    def failed(self, candidate: Candidate, error: AntiphonError, now: float, patience_s: float) -> None:
         """Note that this worker failed; it is left alone for as long as it asked, or half a second.
 
-        Where it has only not the revision, it may be asked for another one.
+        Where it has only not the revision, it may be asked for another one. That one after the other has no room says
+        nothing of what is asked: it counts when a worker says so again, or after so many seconds of it.
         """
-        self._note(error, now)
         lacks = error.reason in (Reason.MODEL_LOADING, Reason.MODEL_UNKNOWN, Reason.LOAD_FAILED)
         excluded = (candidate.worker, candidate.digest) if lacks else candidate.worker
+        is_patient = self.since_s is None or now - self.since_s < patience_s
+        passed_on = is_patient and error.reason in _NO_ROOM and excluded not in self._until
+        self._note(error, now, counts=not passed_on)
         after_s = AGAIN_S if error.retry_after_ms is None else error.retry_after_ms / 1000
         self._until[excluded] = now + after_s
 
@@ -106,8 +109,8 @@ class Tries:
         """Whom this stream does not ask now."""
         return {excluded for excluded, until in self._until.items() if until > now}
 
-    def _note(self, error: AntiphonError, now: float) -> None:
-        self.failures += 1
+    def _note(self, error: AntiphonError, now: float, *, counts: bool = True) -> None:
+        self.failures += counts
         self.since_s = now if self.since_s is None else self.since_s
         self.last = error
 
@@ -347,7 +350,7 @@ class Fleet:
         if error.reason is Reason.ENGINE_FAULT and self._has_another(choice, tries):
             tries.failed_by(revision, error, now)
         else:
-            tries.failed(choice.candidate, error, now)
+            tries.failed(choice.candidate, error, now, self.deadlines.no_worker_s)
         known = self._reader.snapshot.workers.get(worker)
         if error.reason not in (Reason.WORKER_LOST, Reason.TIMEOUT):
             self._breakers.answered(worker)
@@ -394,6 +397,7 @@ def _lack(verdicts: list[Verdict], tries: Tries) -> Reason:
     return Reason.NO_WORKER
 
 
+_NO_ROOM = (Reason.WORKER_FULL, Reason.DRAINING)
 _NOBODY = Candidate(worker="", address="", resident=False)
 
 
