@@ -123,9 +123,8 @@ class Election:
             self._say("")
 
     async def _renew(self) -> bool:
-        left_s = self._renewed_s + DEADLINE_S - _now()
         try:
-            async with asyncio.timeout(max(0.05, min(REQUEST_S, left_s))):
+            async with asyncio.timeout(self._patience_s):
                 await self._write(self.identity, LEASE_S)
                 return True
         except ApiError as error:
@@ -138,7 +137,7 @@ class Election:
     async def _look_again(self) -> bool:
         """Somebody changed the Lease: whether it is still ours."""
         with contextlib.suppress(ApiError, TimeoutError):
-            async with asyncio.timeout(REQUEST_S):
+            async with asyncio.timeout(self._patience_s):
                 held = await self._acquire()
                 self.leads = held
                 return held
@@ -187,6 +186,11 @@ class Election:
             message = "the API server is out of reach" if trouble else "the API server is in reach again"
             logger.warning(message, extra={"cause": trouble or self._trouble})
         self._trouble = trouble
+
+    @property
+    def _patience_s(self) -> float:
+        """How long the leader may wait for an answer about its Lease: never beyond its deadline."""
+        return max(0.05, min(REQUEST_S, self._renewed_s + DEADLINE_S - _now()))
 
     @property
     def _transitions(self) -> int:

@@ -8,6 +8,7 @@ import pytest
 from operator_cluster import InMemoryCluster
 
 from antiphon_operator.election import DEADLINE_S, LEASE_S, RETRY_S, YIELD_S, Election
+from antiphon_operator.kube import ApiError
 
 pytestmark = [pytest.mark.unit, pytest.mark.looptime]
 
@@ -113,6 +114,25 @@ async def test_who_finds_another_in_the_lease_stops(cluster: InMemoryCluster) ->
         cluster.store("Lease", {**lease, "spec": {**lease["spec"], "holderIdentity": "by-hand"}})
         await asyncio.sleep(1.5)
         assert not first.leads
+
+
+async def test_who_cannot_find_out_whose_the_lease_is_stops_in_time(
+    cluster: InMemoryCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with two(cluster) as (first, _):
+
+        async def slow_refusal(*_: object) -> None:
+            await asyncio.sleep(1.9)
+            raise ApiError(409, "changed since")
+
+        async def never(*_: object) -> None:
+            await asyncio.Event().wait()
+
+        began = now()
+        monkeypatch.setattr(first.election, "_write", slow_refusal)
+        monkeypatch.setattr(first.election, "_acquire", never)
+        await asyncio.sleep(2 * LEASE_S)
+        assert not first.leads and first.ended_s - began < DEADLINE_S + 0.1
 
 
 async def test_who_gives_up_lets_others_lead(cluster: InMemoryCluster) -> None:
