@@ -2,7 +2,8 @@
 
 import asyncio
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from pydantic import ValidationError
@@ -31,6 +32,8 @@ NUMBERS = ("streams", "streamLimit")
 WARNINGS = {"Accepted": "False", "Available": "False", "Ready": "False", "Scheduled": "False", "Degraded": "True"}
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 async def reconcile_pool(context: Context, namespace: str, name: str) -> None:
@@ -88,7 +91,7 @@ async def _apply_all(context: Context, blueprint: Blueprint) -> dict[str, str]:
     pool = blueprint.pool
     children = context.world.children(pool.metadata.namespace, pool.metadata.name)
     before = [kind for kind in blueprint.manifests if kind != "Deployment"]
-    told = await asyncio.gather(*(_apply(context, blueprint, kind) for kind in before))
+    told = await _all(_apply(context, blueprint, kind) for kind in before)
     refusals = {kind: why for kind, why in zip(before, told, strict=True) if why}
     await _mark_leaving(context, pool, children.get("Deployment"))
     if why := await _apply(context, blueprint, "Deployment"):
@@ -133,6 +136,15 @@ async def _apply(context: Context, blueprint: Blueprint, kind: str) -> str:
     return ""
 
 
+async def _all(requests: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """The answers to requests that are sent together; none is under way any more when this ends, however it does."""
+    answers = await asyncio.gather(*requests, return_exceptions=True)
+    for answer in answers:
+        if isinstance(answer, BaseException):
+            raise answer
+    return [answer for answer in answers if not isinstance(answer, BaseException)]
+
+
 async def _remove_claim(
     context: Context, pool: WorkerPool, children: Mapping[str, Body], desired: Mapping[str, Manifest]
 ) -> None:
@@ -166,7 +178,7 @@ async def _mark_leaving(context: Context, pool: WorkerPool, deployment: Body | N
     leaving = sorted(pods, key=lambda pod: _load(pod, workers))[: len(pods) - wanted]
     marks = {DRAINING: "true", DELETION_COST: LEAVES}
     unmarked = [pod for pod in leaving if not _has(pod, marks)]
-    await asyncio.gather(*(_annotate(context, pod, marks) for pod in unmarked))
+    await _all(_annotate(context, pod, marks) for pod in unmarked)
     if unmarked:
         await asyncio.sleep(MARK_S)
 
@@ -177,7 +189,7 @@ async def _unmark(context: Context, pool: WorkerPool) -> None:
     if len(pods) > pool.spec.replicas:
         return
     marked = [pod for pod in pods if DRAINING in (pod["metadata"].get("annotations") or {})]
-    await asyncio.gather(*(_annotate(context, pod, {DRAINING: None, DELETION_COST: None}) for pod in marked))
+    await _all(_annotate(context, pod, {DRAINING: None, DELETION_COST: None}) for pod in marked)
 
 
 async def _annotate(context: Context, pod: Body, annotations: Mapping[str, str | None]) -> None:

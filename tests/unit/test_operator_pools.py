@@ -116,6 +116,24 @@ class Site:
         return found
 
 
+async def test_after_a_failure_nothing_is_on_its_way_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    site = Site()
+    apply = site.cluster.apply
+
+    async def slow(kind: str, body: Any, *, force: bool = True) -> Any:
+        await asyncio.sleep(1.0 if kind == "Service" else 0.0)
+        if kind == "NetworkPolicy":
+            raise ApiError(500, "etcd is away")
+        return await apply(kind, body, force=force)
+
+    monkeypatch.setattr(site.cluster, "apply", slow)
+    with pytest.raises(ApiError):
+        await site.reconcile()
+    before = list(site.cluster.written)  # who leads no more has nothing written after that
+    await asyncio.sleep(5)
+    assert site.cluster.written == before
+
+
 async def test_a_pool_is_made_by_its_objects_and_one_status_and_then_by_nothing() -> None:
     site = Site()
     written = await site.reconcile()
