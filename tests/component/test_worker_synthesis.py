@@ -114,6 +114,25 @@ async def test_pause_holds_one_stream_alone_and_resume_goes_on_at_the_next_sampl
     assert held.pcm == other.pcm
 
 
+async def test_a_caller_that_holds_the_first_frame_back_spoils_no_measure_of_the_model() -> None:
+    async with running() as (worker, channel):
+        held, other = await Speaking(channel).begin(end=False), await Speaking(channel).begin(end=False)
+        for speaking in (held, other):
+            if speaking is held:
+                await held.control(Action.PAUSE)
+            await speaking.push("One two three. ")
+            await speaking.end()
+        await other.read_all()
+        measured_ms = worker.models.view("tones").first_audio_ms
+        assert measured_ms > 0
+        await asyncio.sleep(0.3)
+        await held.control(Action.RESUME)
+        await held.read_all()
+        assert held.summary is not None and held.summary.first_audio_ms >= 300
+        assert worker.models.view("tones").first_audio_ms == measured_ms
+        assert worker.models.view("tones").served == 2
+
+
 async def test_stop_ends_one_stream_within_a_chunk_and_frees_its_thread_and_model() -> None:
     async with running(voice(ms_per_word=5000, real_time_factor=0.1), synthesis_threads=1) as (worker, channel):
         first = await Speaking(channel).begin("One two three four.")
@@ -182,6 +201,7 @@ async def test_a_caller_that_vanishes_leaves_nothing_behind() -> None:
         blocked.call.cancel()
         await is_idle(worker)
         assert loader.engine.open_streams == 0
+        assert worker.metrics.streams_ended.labels("tts", "cancelled")._value.get() == 2
 
 
 async def test_an_engine_that_fails_is_an_error_and_harms_nobody_else() -> None:

@@ -6,6 +6,7 @@ import logging
 import threading
 from pathlib import Path
 
+import grpc
 import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
@@ -51,6 +52,23 @@ async def test_streams_are_counted_refused_and_waited_for() -> None:
         await asyncio.sleep(0)
         assert not ended.done()
     await ended
+
+
+def test_how_a_stream_ended_is_counted() -> None:
+    counted = metrics()
+    streams = Streams(2, counted)
+    ends: dict[str, BaseException] = {
+        "ENGINE_FAULT": ExceptionGroup("g", [AntiphonError(Reason.ENGINE_FAULT, "It fails.")]),
+        "INTERNAL": KeyError("x"),
+        "cancelled": grpc.aio.InternalError("The call is over."),
+    }
+    for outcome, error in ends.items():
+        with pytest.raises(type(error)), streams.open("tts", "a", AnyStream()):
+            raise error
+        assert counted.streams_ended.labels("tts", outcome)._value.get() == 1
+    with pytest.raises(asyncio.CancelledError), streams.open("tts", "a", AnyStream()):
+        raise asyncio.CancelledError
+    assert counted.streams_ended.labels("tts", "cancelled")._value.get() == 2
 
 
 async def test_a_stop_is_remembered_for_ten_seconds_and_not_without_bound() -> None:

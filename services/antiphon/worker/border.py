@@ -14,7 +14,7 @@ from antiphon.contracts.status import to_status
 from antiphon.telemetry.logs import where
 from antiphon.telemetry.metrics import WorkerMetrics
 from antiphon.telemetry.tracing import extract, tracer
-from antiphon.worker.faults import told
+from antiphon.worker.faults import is_lost, told
 from antiphon.worker.incoming import Incoming
 
 OURS = "/antiphon.v1."
@@ -99,7 +99,7 @@ class Border(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         return guarded
 
     async def _answer(self, method: str, context: grpc.aio.ServicerContext, error: Exception) -> None:
-        if context.cancelled() or _is_lost(error):
+        if context.cancelled() or is_lost(error):
             logger.info("the caller is gone", extra={"method": method})
             return
         answer = told(error)
@@ -159,13 +159,6 @@ def _checked(request: Any) -> Any:
 async def _checked_stream(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
     async for request in requests:
         yield _checked(request)
-
-
-def _is_lost(error: BaseException) -> bool:
-    """Whether gRPC says that the call has no other end any more (a write that is cut off raises its private error)."""
-    if isinstance(error, BaseExceptionGroup):
-        return any(_is_lost(inner) for inner in error.exceptions)
-    return isinstance(error, grpc.aio.InternalError)
 
 
 _KINDS = {

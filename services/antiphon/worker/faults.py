@@ -2,6 +2,8 @@
 
 import logging
 
+import grpc
+
 from antiphon.contracts.errors import AntiphonError, Reason
 from antiphon.telemetry.logs import where
 
@@ -15,6 +17,13 @@ def engine_fault(error: Exception, model: str) -> AntiphonError:
         Reason.ENGINE_FAULT,
         f"The engine of model {model!r} failed ({type(error).__name__}): try again, or another worker.",
     )
+
+
+def is_lost(error: BaseException) -> bool:
+    """Whether gRPC says that the call has no other end any more (a write that is cut off raises its private error)."""
+    if isinstance(error, BaseExceptionGroup):
+        return any(is_lost(inner) for inner in error.exceptions)
+    return isinstance(error, grpc.aio.InternalError)
 
 
 def told(error: BaseException) -> AntiphonError | None:

@@ -12,7 +12,7 @@ from typing import Protocol
 from antiphon.contracts.adapters import Task
 from antiphon.contracts.errors import AntiphonError, Reason
 from antiphon.telemetry.metrics import WorkerMetrics
-from antiphon.worker.faults import told
+from antiphon.worker.faults import is_lost, told
 
 REMEMBER_S = 10.0
 """How long a STOP for a stream not yet seen is kept."""
@@ -83,7 +83,8 @@ class Streams:
             yield
             outcome = "ok"
         except Exception as error:
-            outcome = "cancelled" if (answer := told(error)) is None else answer.reason.value
+            answer = told(error)
+            outcome = answer.reason.value if answer else "cancelled" if is_lost(error) else Reason.INTERNAL.value
             raise
         finally:
             self._metrics.streams_ended.labels(task, outcome).inc()

@@ -109,6 +109,7 @@ class Synthesis:
         self._deadline: asyncio.Timeout | None = None
         self._model: LoadedModel | None = None
         self._text_ended = self._stopped = self._leaving = self._left = False
+        self._held_back = False
         self._put_clauses = 0
         self._put_samples = 0
         self._compute_s = 0.0
@@ -125,6 +126,7 @@ class Synthesis:
 
     def pause(self) -> None:
         """Let no frame leave from now on. Idempotent."""
+        self._held_back = self._held_back or not self._outbox.position_samples
         self._outbox.pause()
 
     def resume(self) -> None:
@@ -292,9 +294,10 @@ class Synthesis:
     # --- the end --------------------------------------------------------------------------------------------------
 
     def _note_first_audio(self) -> None:
+        """Count it, unless the caller held the first frame back: that wait is none of the model's."""
         if self._first_audio_ms is None and self._outbox.position_samples and self._first_clause_at is not None:
             self._first_audio_ms = (time.perf_counter() - self._first_clause_at) * 1000
-            if self._model is not None:
+            if self._model is not None and not self._held_back:
                 self._metrics.first_audio.labels(*self._model.labels).observe(self._first_audio_ms / 1000)
                 self._model.tally.note_first_audio(self._first_audio_ms)
 
