@@ -11,7 +11,7 @@ from antiphon.contracts.resources import CandidateStatus, VoiceModel
 from antiphon.registry.placing import Shortage
 from antiphon.registry.records import Lease, ResidentModel, WorkerRecord
 from antiphon.registry.roster import Worker
-from antiphon_operator.reconcile.conditions import Finding
+from antiphon_operator.reconcile.conditions import Finding, conditions
 from antiphon_operator.reconcile.members import member_of
 from antiphon_operator.reconcile.model import aliases_taken, reports_of, seen, target_of
 from antiphon_operator.reconcile.model_status import Picture, findings, status_of
@@ -169,9 +169,12 @@ def test_a_rollout_is_said_and_so_is_its_end() -> None:
 
 
 def test_without_the_registry_what_was_said_of_the_workers_stands() -> None:
-    stood = [{"type": "Ready", "status": "True", "reason": "Callable", "message": "as before"}]
+    stood = [{"type": "Ready", "status": "True", "reason": "Callable", "message": "as before", "observedGeneration": 3}]
     blind = picture(is_blind=True, trouble="Redis does not answer")
-    assert told(blind, "Ready", stood) == Finding("Ready", "True", "Callable", "as before")
+    assert told(blind, "Ready", stood) == Finding("Ready", "True", "Callable", "as before", 3)
+    now = "2026-01-01T00:00:00Z"
+    written = {each["type"]: each for each in conditions(findings(blind, stood), (), generation=4, now=now)}
+    assert written["Ready"]["observedGeneration"] == 3 and written["Degraded"]["observedGeneration"] == 4
     assert said(blind)["Degraded"] == ("True", "RegistryUnreachable")
     stale = picture(worker("w1", **WARM), trouble="ConnectionError")
     assert said(stale)["Ready"] == ("True", "Callable")

@@ -19,6 +19,8 @@ class Finding:
     """One word for programs."""
     message: str = ""
     """A sentence for people, with the remedy where there is one."""
+    generation: int | None = None
+    """Of the spec that it was found at; None: of the present one."""
 
     @classmethod
     def of(cls, kind: str, holds: bool, reason: str, message: str = "") -> "Finding":
@@ -34,7 +36,7 @@ def conditions(
     Args:
         findings: What is so now; what is not among them is gone from the status.
         before: What stood there: a condition whose status did not change keeps its time.
-        generation: Of the spec that this was found at.
+        generation: Of the present spec.
         now: RFC 3339.
     """
     stood = {each["type"]: each for each in before}
@@ -54,6 +56,6 @@ def _condition(finding: Finding, old: Mapping[str, Any] | None, generation: int,
         "status": finding.status,
         "reason": finding.reason,
         "message": finding.message[:MESSAGE_LIMIT],
-        "observedGeneration": generation,
+        "observedGeneration": generation if finding.generation is None else finding.generation,
         "lastTransitionTime": old["lastTransitionTime"] if old is not None and same else now,
     }

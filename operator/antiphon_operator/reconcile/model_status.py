@@ -104,7 +104,9 @@ def findings(picture: Picture, before: Iterable[Mapping[str, Any]]) -> list[Find
 
 def _kept(stood: Mapping[str, Mapping[str, Any]], kind: str) -> Finding | None:
     old = stood.get(kind)
-    return Finding(kind, old["status"], old["reason"], old.get("message", "")) if old is not None else None
+    if old is None:
+        return None
+    return Finding(kind, old["status"], old["reason"], old.get("message", ""), old.get("observedGeneration"))
 
 
 # --- each ------------------------------------------------------------------------------------------------------------
