@@ -122,3 +122,17 @@ async def read_streams(
         for stream, entries in reply or ()
         for position, fields in entries
     ]
+
+
+async def after_silence(client: "redis.Redis", stream: str, position: str) -> str:
+    """From where to go on with one of our streams that said nothing: from its start, if it began anew below.
+
+    Raises `RedisError` or `OSError` when Redis does not answer.
+    """
+    entries: Any = await client.xrevrange(stream, count=1)
+    last = entries[0][0].decode() if entries else "0-0"
+    return position if _number(last) >= _number(position) else "0-0"
+
+
+def _number(position: str) -> int:
+    return int(position.partition("-")[2])

@@ -15,7 +15,7 @@ from typing import Any
 import redis.asyncio as redis
 from redis.exceptions import RedisError
 
-from antiphon.registry.client import read_streams
+from antiphon.registry.client import after_silence, read_streams
 from antiphon.registry.keys import BEAT_S, STREAM_ENTRIES, Keys
 from antiphon.registry.records import RecordReader, SessionRecord
 
@@ -194,18 +194,11 @@ class ClaimTail:
                 stopped(session_id.decode(errors="replace"), int(epoch))
             else:
                 claimed(session_id.decode(errors="replace"), owner.decode(errors="replace"), int(epoch))
-        if entries:
-            return entries[-1].position
-        # Silence: perhaps the stream began anew below this position, after Redis was emptied.
-        return position if _number(await self._last()) >= _number(position) else "0-0"
+        return entries[-1].position if entries else await after_silence(self.client, self.keys.claims, position)
 
     async def _last(self) -> str:
         entries: Any = await self.client.xrevrange(self.keys.claims, count=1)
         return entries[0][0].decode() if entries else "0-0"
-
-
-def _number(position: str) -> int:
-    return int(position.partition("-")[2])
 
 
 def _ms(seconds: float) -> int:

@@ -13,7 +13,7 @@ from redis.exceptions import RedisError
 
 from antiphon.contracts.errors import AntiphonError, Reason
 from antiphon.registry.catalogue import KINDS
-from antiphon.registry.client import Connect, open_client, read_streams
+from antiphon.registry.client import Connect, after_silence, open_client, read_streams
 from antiphon.registry.keys import BEAT_S, STREAM_ENTRIES, Keys
 from antiphon.registry.records import FORMAT, Lease, ModelRecord, PoolRecord, Record, RecordReader, Want, WorkerRecord
 
@@ -293,17 +293,16 @@ class RegistryWriter:
     # --- adoption -----------------------------------------------------------------------------------------------------
 
     async def _adopt_workers(self, pool: str) -> None:
-        position = "0-0"
+        leases, position = self._keys.leases, "0-0"
         while True:
             try:
-                entries = await read_streams(self._tail, {self._keys.leases: position}, block_s=BEAT_S)
+                entries = await read_streams(self._tail, {leases: position}, block_s=BEAT_S)
+                position = entries[-1].position if entries else await after_silence(self._tail, leases, position)
             except (RedisError, OSError):
                 await asyncio.sleep(BEAT_S / 4)
                 continue
             for entry in entries:
                 self._hear(pool, entry.fields)
-            # Quiet for a beat: nobody is there, or the stream began anew.
-            position = entries[-1].position if entries else "0-0"
             self._forget()
 
     def _hear(self, pool: str, fields: Mapping[bytes, bytes]) -> None:
