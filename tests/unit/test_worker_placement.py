@@ -8,7 +8,7 @@ from prometheus_client import CollectorRegistry
 from test_worker_models import SlowLoader, managing, spec, use
 
 from antiphon.contracts.errors import AntiphonError, Reason
-from antiphon.contracts.models import ModelSpec, revision_digest
+from antiphon.contracts.models import Memory, ModelSpec, revision_digest
 from antiphon.registry.placement import Placement
 from antiphon.registry.records import ModelRecord, ModelRef, Revision, Want
 from antiphon.telemetry.metrics import WorkerMetrics
@@ -131,6 +131,21 @@ async def test_a_model_that_is_asked_for_gives_way_to_one_that_is_held() -> None
         with pytest.raises(AntiphonError) as caught:
             await manager.load("a")
         assert caught.value.reason is Reason.WORKER_FULL
+
+
+async def test_a_size_that_was_corrected_counts_at_once() -> None:
+    def sized(name: str, weights_mib: int) -> CatalogueEntry:
+        memory = spec(name).model_copy(update={"memory": Memory(weights_mib=weights_mib)})
+        return CatalogueEntry(memory, stay="held")
+
+    async with managing(memory_budget_mib=40) as (manager, loader):
+        manager.place([sized("a", 30), sized("b", 30)])
+        await asyncio.sleep(30)
+        assert (manager.view("a").memory_mib, manager.view("b").reason) == (30, "WORKER_FULL")
+        manager.place([sized("a", 15), sized("b", 25)])
+        await asyncio.sleep(30)
+        assert [manager.view(name).memory_mib for name in ("a", "b")] == [15, 25]
+        assert loader.loads == ["a", "b"]
 
 
 async def test_two_revisions_stand_beside_each_other() -> None:

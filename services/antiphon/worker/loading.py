@@ -47,11 +47,6 @@ class PreparedModel:
         """Name the revision."""
         object.__setattr__(self, "revision", revision_digest(self.spec))
 
-    @property
-    def memory_mib(self) -> int:
-        """What its weights take: as the spec says, else as the engine estimates."""
-        return self.spec.memory.weights_mib or self.capabilities.memory_mib
-
 
 @dataclass(frozen=True, slots=True)
 class LoadedModel:

@@ -21,7 +21,7 @@ from antiphon.contracts.models import ModelSpec
 from antiphon.telemetry.logs import where
 from antiphon.telemetry.metrics import WorkerMetrics
 from antiphon.worker.catalogue import Catalogue, own_entries
-from antiphon.worker.loading import LoadedModel, Loader, PreparedModel, short
+from antiphon.worker.loading import LoadedModel, Loader, short
 from antiphon.worker.slots import NOTHING_FETCHED, CatalogueEntry, ModelState, ModelView, Slot
 
 UPKEEP_S = 1.0
@@ -296,15 +296,15 @@ class ModelManager:
 
         prepared = await self._loader.prepare(slot.spec, report)
         slot.prepared, slot.files = prepared, "cached"
-        await self._reserve(slot, prepared)
+        await self._reserve(slot)
         slot.model = await self._loader.load(prepared)
 
-    async def _reserve(self, slot: Slot, prepared: PreparedModel) -> None:
+    async def _reserve(self, slot: Slot) -> None:
         """Take the memory that a load needs. What is to be held waits for it, and the revision before it gives way."""
         while True:
             try:
                 async with self._room:
-                    await self._make_room_locked(prepared.memory_mib, 1, for_held=slot.is_held)
+                    await self._make_room_locked(slot.weights_mib, 1, for_held=slot.is_held)
                     slot.reserved, slot.lack = True, None
                     return
             except AntiphonError as error:

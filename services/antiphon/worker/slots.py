@@ -139,9 +139,15 @@ class Slot:
         return ModelState.FAILED if self.failure is not None else ModelState.ABSENT
 
     @property
+    def weights_mib(self) -> int:
+        """What its weights take: as the catalogue says by now, else as the engine estimates; 0: not known yet."""
+        estimate_mib = self.prepared.capabilities.memory_mib if self.prepared is not None else 0
+        return self.spec.memory.weights_mib or estimate_mib
+
+    @property
     def memory_mib(self) -> int:
         """What the model and its streams take, from before its load until its weights are freed."""
-        weights_mib = self.prepared.memory_mib if self.reserved and self.prepared is not None else 0
+        weights_mib = self.weights_mib if self.reserved else 0
         return weights_mib + self.references * self.spec.memory.per_stream_mib
 
     @property
