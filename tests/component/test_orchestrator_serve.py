@@ -12,6 +12,7 @@ import pytest
 
 from antiphon.contracts.adapters import Capabilities
 from antiphon.contracts.errors import AntiphonError
+from antiphon.orchestrator import app
 from antiphon.orchestrator.app import Addresses, serve
 from antiphon.orchestrator.config import OrchestratorConfig
 from antiphon.orchestrator.sessions import SessionKeeper
@@ -181,3 +182,26 @@ async def test_an_orchestrator_that_cannot_keep_its_sessions_any_more_ends(monke
         with pytest.raises(ExceptionGroup) as raised:
             await serve(configured(valkey))
     assert raised.group_contains(ValueError, match="a fault of ours")
+
+
+async def test_a_request_that_runs_when_the_server_is_told_to_go_is_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(app, "CLOSE_S", 0.2)
+    async with (
+        EmbeddedValkey() as valkey,
+        served(configured(valkey, drain_grace_s=600)) as (url, task),
+        aiohttp.ClientSession() as http,
+    ):
+
+        async def slow_body() -> AsyncIterator[bytes]:
+            yield b'{"input": "hello", '
+            await asyncio.sleep(0.5)
+            os.kill(os.getpid(), signal.SIGTERM)
+            await until_ready_says(http, url, 503, "DRAINING")
+            async with http.post(f"{url}/v1/audio/speech", json={"input": "hello"}) as late:
+                assert (await late.json())["error"]["code"] == "DRAINING"
+            await asyncio.sleep(1.0)
+            yield b'"model": "nobody"}'
+
+        async with http.post(f"{url}/v1/audio/speech", data=slow_body()) as response:
+            assert (await response.json())["error"]["code"] == "MODEL_UNKNOWN"
+        await task

@@ -20,6 +20,7 @@ class Admission:
         self._limits = limits
         self._metrics = metrics
         self._by_caller: Counter[str] = Counter()
+        self._requests = 0
         self._draining = asyncio.Event()
         self._closed = asyncio.Event()
         self._empty = asyncio.Event()
@@ -53,7 +54,7 @@ class Admission:
         await self._closed.wait()
 
     async def wait_empty(self) -> None:
-        """Wait until no session is open."""
+        """Wait until no session is open and no request runs."""
         await self._empty.wait()
 
     @contextmanager
@@ -73,8 +74,28 @@ class Admission:
             if not self._by_caller[caller]:
                 del self._by_caller[caller]
             self._metrics.sessions.dec()
-            if not self.sessions:
-                self._empty.set()
+            self._look_empty()
+
+    @contextmanager
+    def request(self) -> Iterator[None]:
+        """A request that is no session: it takes no place, and a drain lets it end.
+
+        Raises `AntiphonError(DRAINING)` when the process is about to go.
+        """
+        if self.draining:
+            message = "This server is about to go; ask again to reach another."
+            raise AntiphonError(Reason.DRAINING, message, retry_after_ms=RETRY_AFTER_MS)
+        self._requests += 1
+        self._empty.clear()
+        try:
+            yield
+        finally:
+            self._requests -= 1
+            self._look_empty()
+
+    def _look_empty(self) -> None:
+        if not self.sessions and not self._requests:
+            self._empty.set()
 
     def _check(self, caller: str) -> None:
         if self.draining:

@@ -156,11 +156,9 @@ async def counted(context: Context, api: str, request: web.Request) -> AsyncIter
     """
     count = Count()
     try:
-        if context.admission.draining:
-            message = "This server is about to go; ask again to reach another."
-            raise AntiphonError(Reason.DRAINING, message, retry_after_ms=RETRY_AFTER_MS)
-        async with while_connected(request):
-            yield count
+        with context.admission.request():
+            async with while_connected(request):
+                yield count
     except ConnectionError:
         count.outcome = "abandoned"
         logger.info("client left before the end", extra={"api": api})
