@@ -35,6 +35,9 @@ class Hub:
         self.requests: list[tuple[str, str]] = []
         self.break_once_at = 0
         self.served: dict[str, bytes] = {}
+        self.replaced: dict[str, bytes] = {}
+        """Served instead, as another version, once a transfer was broken off."""
+        self.version_header = "ETag"
         self.answers: list[int] = []
         self.commit = COMMIT
         self.gone: Callable[[], Awaitable[None]]
@@ -76,15 +79,19 @@ class Hub:
         if self.answers and (status := self.answers.pop(0)) != 200:
             return web.Response(status=status)
         data = self.served.get(name, WEIGHTS if name.endswith((".bin", ".onnx")) else CONFIG)
+        version = f'"{hashlib.md5(data).hexdigest()}"'
         start = int(request.headers.get("Range", "bytes=0-")[6:-1])
+        if request.headers.get("If-Range", version) != version:
+            start = 0
         if start >= len(data):
             return web.Response(status=416)
-        headers = {"Content-Length": str(len(data) - start), "ETag": '"1"'}
+        headers = {"Content-Length": str(len(data) - start), self.version_header: version}
         response = web.StreamResponse(status=206 if start else 200, headers=headers)
         await response.prepare(request)
         if self.break_once_at and name.endswith((".bin", ".onnx")):
             await response.write(data[start : self.break_once_at])
             self.break_once_at = 0
+            self.served |= self.replaced
             assert request.transport is not None
             request.transport.close()
             return response
@@ -150,6 +157,29 @@ async def test_a_broken_transfer_goes_on_where_it_was(hub: Hub, tmp_path: Path) 
     assert ranges[0] == ""
     assert len(ranges) == 2
     assert 0 < int(ranges[1][6:-1]) <= 3_000_000
+
+
+@pytest.mark.parametrize(
+    ("version_header", "is_replaced", "resumes"),
+    [
+        ("ETag", False, True),
+        ("Last-Modified", False, True),
+        ("ETag", True, True),
+        ("X-Nothing", False, False),
+        ("X-Nothing", True, False),
+    ],
+)
+async def test_halves_of_two_versions_are_never_joined(
+    hub: Hub, tmp_path: Path, version_header: str, is_replaced: bool, resumes: bool
+) -> None:
+    other = WEIGHTS[::-1]
+    hub.version_header, hub.break_once_at = version_header, 3_000_000
+    hub.replaced = {"model.bin": other} if is_replaced else {}
+    async with httpx.AsyncClient() as client:
+        await download(client, [Remote(f"{hub.url}/files/model.bin", "model.bin")], tmp_path / "w", lambda _: None)
+    assert (tmp_path / "w" / "model.bin").read_bytes() == (other if is_replaced else WEIGHTS)
+    asked = [range_ for _, range_ in hub.requests]
+    assert len(asked) == 2 and bool(asked[1]) == resumes
 
 
 async def test_what_a_killed_process_left_is_resumed(hub: Hub, tmp_path: Path) -> None:

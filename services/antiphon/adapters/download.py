@@ -141,15 +141,14 @@ class _Tally:
 
 async def _fetch(client: httpx.AsyncClient, remote: Remote, target: Path, tally: _Tally) -> None:
     """One file, with patience: a transfer that broke goes on where it was, as long as it gets on at all."""
-    part = target.with_name(target.name + ".part")
+    begun = _Begun(target.with_name(target.name + ".part"))
+    part = begun.path
     _make(target.parent)
-    if not remote.checksum:
-        _drop(part)  # of an earlier process: nothing would tell an old half from a new one
-    failures, etag = 0, ""
+    failures = 0
     while True:
         before = _size(part)
         try:
-            etag = await _transfer(client, remote, part, etag, tally)
+            await _transfer(client, remote, begun, tally)
             break
         except (httpx.TransportError, _TryAgain) as error:
             failures = 1 if _size(part) > before else failures + 1
@@ -166,27 +165,39 @@ async def _fetch(client: httpx.AsyncClient, remote: Remote, target: Path, tally:
     os.replace(part, target)
 
 
-async def _transfer(client: httpx.AsyncClient, remote: Remote, part: Path, etag: str, tally: _Tally) -> str:
-    """One request, appended to what is there. Returns the server's version of the file.
+@dataclass(slots=True)
+class _Begun:
+    """What is there of a file."""
 
-    The part may be of another version when no checksum can tell: then it goes on only if the server says it is not.
+    path: Path
+    version: str = ""
+    """The server's, while this process fetches it; empty: it has none, or the part is of an earlier process."""
+
+
+async def _transfer(client: httpx.AsyncClient, remote: Remote, begun: _Begun, tally: _Tally) -> None:
+    """One request, appended to what is there.
+
+    Where no checksum would tell an old half from a new one, it goes on only if the server says that it is the same
+    version, else from the start.
     """
-    have = _size(part)
+    part = begun.path
+    have = _size(part) if remote.checksum or begun.version else 0
     headers = {"Accept-Encoding": "identity"}
     if have:
         headers["Range"] = f"bytes={have}-"
-        if etag and not etag.startswith("W/"):
-            headers["If-Range"] = etag
+        if not remote.checksum:
+            headers["If-Range"] = begun.version
     async with client.stream("GET", remote.url, headers=headers) as response:
         if response.status_code == httpx.codes.REQUESTED_RANGE_NOT_SATISFIABLE:
             if have == remote.size_bytes:
-                return etag  # nothing is missing
+                return  # nothing is missing
             _drop(part)
             raise _TryAgain("it changed while it was fetched")
         if response.status_code in _AGAIN:
             raise _TryAgain(f"the server says {response.status_code}")
         if response.is_error:
             raise _refused(remote, f"the server says {response.status_code}")
+        begun.version = _version(response.headers)
         resumed = response.status_code == httpx.codes.PARTIAL_CONTENT
         have = have if resumed else 0
         size = have + int(response.headers.get("Content-Length", 0))
@@ -195,7 +206,12 @@ async def _transfer(client: httpx.AsyncClient, remote: Remote, part: Path, etag:
                 await asyncio.to_thread(file.write, piece)
                 have += len(piece)
                 tally.now(have, size)
-        return str(response.headers.get("ETag", ""))
+
+
+def _version(headers: httpx.Headers) -> str:
+    """By what the server tells this version of a file from any other; empty: it does not."""
+    etag: str = headers.get("ETag", "")
+    return etag if etag and not etag.startswith("W/") else headers.get("Last-Modified", "")
 
 
 class _TryAgain(Exception):
