@@ -162,6 +162,15 @@ def test_what_others_manage_is_left_alone(plane: ControlPlane, place: str) -> No
     live = plane.get("-n", place, "deployment", "voices")
     assert live["metadata"]["annotations"]["team.example/owner"] == "speech"
     assert "kubectl.kubernetes.io/restartedAt" in live["spec"]["template"]["metadata"]["annotations"]
+    plane.kubectl("-n", place, "set", "env", "deployment/voices", "OTHERS=1")
+    time.sleep(2)
+    mark = plane.audit_mark()
+    for _ in range(3):  # each is a reason to look at the pool
+        plane.kubectl("-n", place, "rollout", "restart", "deployment/voices")
+        time.sleep(1.5)
+    assert '"OTHERS"' in plane.kubectl("-n", place, "get", "deployment/voices", "-o", "json")
+    applied = [each for each in plane.audit(mark, agent="antiphon-operator", writes=True) if each.namespace == place]
+    assert not [each for each in applied if each.resource == "deployments"]
 
 
 def test_what_is_asked_for_no_more_goes(plane: ControlPlane, place: str) -> None:

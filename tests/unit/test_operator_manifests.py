@@ -218,6 +218,7 @@ def test_what_others_add_does_not_matter(mine: dict[str, Any], theirs: dict[str,
         ({"limits": {"cpu": 2}}, {"limits": {"cpu": "2"}}),
         ({"emptyDir": {"sizeLimit": "2048Mi"}}, {"emptyDir": {"sizeLimit": "2Gi"}}),
         ([{"name": "a"}], [{"name": "a", "protocol": "TCP"}]),
+        ([{"name": "a"}], [{"name": "of-others"}, {"name": "a"}]),
     ],
 )
 def test_what_the_api_server_writes_in_its_own_way_is_the_same(desired: Any, live: Any) -> None:
@@ -233,6 +234,8 @@ def test_what_the_api_server_writes_in_its_own_way_is_the_same(desired: Any, liv
         ({"requests": {"cpu": "1"}}, {"requests": {"cpu": "2"}}),
         ({"env": [{"name": "A", "value": "1000m"}]}, {"env": [{"name": "A", "value": "1"}]}),
         ({"a": {}}, {"a": 1}),
+        ({"env": [{"name": "A"}]}, {"env": [{"name": "B"}]}),
+        ({"env": []}, {"env": [{"name": "B"}]}),
     ],
 )
 def test_what_differs_differs(desired: Any, live: Any) -> None:

@@ -1,6 +1,7 @@
 """A pool reconciled against an API server in memory: what is written, in which order, and how often."""
 
 import asyncio
+import copy
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -114,6 +115,25 @@ class Site:
     def status(self) -> dict[str, Any]:
         found: dict[str, Any] = self.cluster.objects["WorkerPool", "team", "voices"].get("status", {})
         return found
+
+
+async def test_what_others_add_to_a_list_is_no_reason_to_apply_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    site = Site()
+    apply = site.cluster.apply
+
+    async def merged(kind: str, body: Any, *, force: bool = True) -> Any:
+        answer = await apply(kind, copy.deepcopy(body), force=force)
+        if kind == "Deployment":
+            answer["spec"]["template"]["spec"]["containers"][0]["env"].append({"name": "OTHERS", "value": "1"})
+        return answer
+
+    monkeypatch.setattr(site.cluster, "apply", merged)
+    await site.settle()
+    assert await site.reconcile() == []
+    env = site.cluster.objects["Deployment", "team", "voices"]["spec"]["template"]["spec"]["containers"][0]["env"]
+    env[3]["value"] = "by hand"
+    site.put("Deployment", "voices")
+    assert await site.reconcile() == [("apply", "Deployment", "voices")]
 
 
 async def test_after_a_failure_nothing_is_on_its_way_any_more(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -39,11 +39,12 @@ def is_so(desired: Any, live: Any, key: str = "") -> bool:
             for name, value in desired.items()
         )
     if isinstance(desired, list):
-        return (
-            isinstance(live, list)
-            and len(desired) == len(live)
-            and all(is_so(mine, theirs) for mine, theirs in zip(desired, live, strict=True))
-        )
+        if not isinstance(live, list):
+            return False
+        if desired and all(isinstance(mine, dict) and "name" in mine for mine in desired):
+            # Containers, variables, volumes: lists that the API server merges. Others may have added theirs.
+            return all(any(is_so(mine, theirs) for theirs in live) for mine in desired)
+        return len(desired) == len(live) and all(map(is_so, desired, live))
     if key == "quantity" or key in _QUANTITIES:
         return _amount(desired) == _amount(live)
     return bool(desired == live)
