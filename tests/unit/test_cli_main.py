@@ -1,5 +1,6 @@
 """The command line itself: it lists what it can do, and fails in one sentence."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,12 @@ def test_every_command_teaches_by_example(command: str) -> None:
     assert told.exit_code == 0
     assert "Examples:" in told.output
     assert f"antiphon {command}" in told.output
+
+
+def test_a_worker_tells_its_settings() -> None:
+    told = CliRunner().invoke(app, ["worker", "--help"]).output
+    missing = [name for name in WorkerConfig.model_fields if not re.search(rf"\b{name}\b", told)]
+    assert not missing
 
 
 def test_an_error_is_its_sentence_even_out_of_a_group() -> None:

@@ -17,6 +17,7 @@ from antiphon.telemetry.logs import JsonFormatter, TextFormatter, where
 from antiphon.telemetry.metrics import WorkerMetrics
 from antiphon.telemetry.tracing import extract, inject
 from antiphon.worker.config import WorkerConfig
+from antiphon.worker.device import device
 from antiphon.worker.executor import Executor
 from antiphon.worker.faults import engine_fault, told
 from antiphon.worker.quiet import Quiet
@@ -69,6 +70,23 @@ def test_how_a_stream_ended_is_counted() -> None:
     with pytest.raises(asyncio.CancelledError), streams.open("tts", "a", AnyStream()):
         raise asyncio.CancelledError
     assert counted.streams_ended.labels("tts", "cancelled")._value.get() == 2
+
+
+def test_the_device_is_named_by_the_gpus_whose_nodes_are_here(tmp_path: Path) -> None:
+    driver, nodes = tmp_path / "driver", tmp_path / "dev"
+    nodes.mkdir()
+    assert device(driver, nodes) == "cpu"
+    for minor, model in enumerate(("NVIDIA L4", "NVIDIA L4", "NVIDIA H100 80GB HBM3")):
+        told = driver / "gpus" / f"0000:0{minor}:00.0" / "information"
+        told.parent.mkdir(parents=True)
+        told.write_text(f"Model: \t\t {model}\nIRQ:   \t\t 1\nGPU UUID: \t GPU-{minor}\nDevice Minor: \t {minor}\n")
+    assert device(driver, nodes) == "cpu", "the driver tells of GPUs that are others'"
+    (nodes / "nvidiactl").touch()
+    (nodes / "nvidia2").touch()
+    assert device(driver, nodes) == "NVIDIA H100 80GB HBM3"
+    (nodes / "nvidia0").touch()
+    (nodes / "nvidia1").touch()
+    assert device(driver, nodes) == "NVIDIA H100 80GB HBM3, 2 x NVIDIA L4"
 
 
 async def test_a_stop_is_remembered_for_ten_seconds_and_not_without_bound() -> None:

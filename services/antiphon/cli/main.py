@@ -320,10 +320,20 @@ def bench(context: typer.Context) -> None:
     rich_help_panel="Serve",
     epilog=examples(
         "ANTIPHON_WORKER_MODELS=models.yaml ANTIPHON_WORKER_REDIS_URL=redis://127.0.0.1:6379/0 antiphon worker",
+        "ANTIPHON_WORKER_REDIS_URL=redis://127.0.0.1:6379/0 antiphon worker   # holds what the registry says",
     ),
 )
 def worker() -> None:
-    """Run one worker, configured by the environment (ANTIPHON_WORKER_...)."""
+    """Run one worker, configured by the environment.
+
+    A setting is the variable ANTIPHON_WORKER_ and its name in capitals:
+    worker_id, host, advertise_host, port, metrics_port, log_json, log_level,
+    models (a YAML file, or JSON), redis_url, namespace, token_file,
+    cache, rewrites (JSON), memory_budget_mib, resident_cap, load_wait_s,
+    synthesis_threads, recognition_threads, load_threads, loudness_lufs,
+    max_streams, max_text_chars, max_utterance_s, max_stream_s,
+    drain_timeout_s.
+    """
     from antiphon.worker.config import WorkerConfig
     from antiphon.worker.server import run
 

@@ -34,6 +34,7 @@ from antiphon.telemetry.logs import configure_logging
 from antiphon.telemetry.metrics import WorkerMetrics, metrics_server
 from antiphon.worker.border import Border, read_token
 from antiphon.worker.config import WorkerConfig
+from antiphon.worker.device import device
 from antiphon.worker.executor import Executor
 from antiphon.worker.loading import EngineLoader, Loader
 from antiphon.worker.models import ModelManager
@@ -99,6 +100,7 @@ class Worker:
         self._keeper: LeaseKeeper | None = None
         self._epoch = 0
         self._placed = asyncio.Event()
+        self._device = device()
         self._engines = {entry.name: entry.version for entry in discovery.engines().values()}
         self._must_end = asyncio.Event()
         self._exit = contextlib.AsyncExitStack()
@@ -188,6 +190,7 @@ class Worker:
             incarnation=self.incarnation,
             address=self.address,
             engines=self._engines,
+            device=self._device,
             memory_mib=self.config.memory_budget_mib,
             memory_free_mib=max(0, self.config.memory_budget_mib - used_mib),
             resident_cap=self.config.resident_cap,
