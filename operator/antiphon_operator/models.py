@@ -73,6 +73,8 @@ async def reconcile_registry(context: Context, namespace: str, _: str = "") -> N
         context.queue.add(key, sync.not_before_s - begun)
         return
     _say(context, sync)
+    if (absent_s := sync.next_absence_s(begun)) is not None:
+        context.queue.add(key, absent_s + SOON_S)
     took_s = context.clock() - begun
     sync.not_before_s = begun + (PACE + 1) * took_s
 

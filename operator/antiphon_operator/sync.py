@@ -151,6 +151,16 @@ class RegistrySync:
         lease, heard_s = self._last.get(name, (None, 0.0))
         return lease if self.snapshot.stale or now - heard_s <= ABSENT_S else None
 
+    def next_absence_s(self, now: float) -> float | None:
+        """After how long the next of those who are silent counts as absent; None: nobody is about to."""
+        workers = self.snapshot.workers
+        silent = [
+            heard_s + ABSENT_S - now
+            for name, (_, heard_s) in self._last.items()
+            if (known := workers.get(name)) is None or known.lease is None
+        ]
+        return min((left_s for left_s in silent if left_s >= 0), default=None)
+
     # --- what is said -------------------------------------------------------------------------------------------------
 
     def say_members(self, members: Mapping[str, WorkerRecord]) -> None:

@@ -19,8 +19,8 @@ from antiphon_operator.context import Context
 from antiphon_operator.models import reconcile_model, reconcile_registry
 from antiphon_operator.queueing import Key, WorkQueue
 from antiphon_operator.status import StatusWriter
+from antiphon_operator.sync import ABSENT_S, RegistrySync
 from antiphon_operator.sync import Registries as LiveRegistries
-from antiphon_operator.sync import RegistrySync
 from antiphon_operator.world import World
 
 pytestmark = [pytest.mark.unit, pytest.mark.looptime]
@@ -156,6 +156,42 @@ async def test_a_pool_is_looked_at_once_its_worker_was_told_what_to_hold(monkeyp
     await asyncio.sleep(1.0)
     await reconcile_registry(context, "team")
     assert queue.due == 0
+
+
+async def test_what_a_silent_worker_held_is_placed_anew_once_it_counts_as_absent(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    queue, world = WorkQueue(), World(lambda key: None)
+    sync = RegistrySync("redis://127.0.0.1:1", "team", 0, lambda change: None)
+    alive = {name: Worker(name, MEMBER, Lease(worker=name, incarnation="i", engines={"piper": "1"})) for name in "ab"}
+    monkeypatch.setattr(sync, "_reader", SimpleNamespace(snapshot=Snapshot(version=1, stale=False, workers=alive)))
+    monkeypatch.setattr(sync, "_read_s", 0.0)
+    context = context_of(InMemoryCluster(), world, queue, HeardRegistries(team=sync))
+    labels = {"app.kubernetes.io/name": "antiphon-worker", "antiphon.dev/pool": "voices"}
+    world.put("WorkerPool", {"metadata": {"namespace": "team", "name": "voices"}, "spec": {"image": "w:1"}})
+    for name in alive:
+        status = {"phase": "Running", "podIP": "10.0.0.1"}
+        world.put("Pod", {"metadata": {"namespace": "team", "name": name, "labels": labels}, "status": status})
+    residency = {"policy": "Pinned", "minReplicas": 1, "maxReplicas": 1}
+    spec = {"task": "tts", "engine": "piper", "residency": residency}
+    world.put("VoiceModel", {"metadata": {"namespace": "team", "name": "joe", "generation": 1}, "spec": spec})
+    begun_s = context.clock()
+    monkeypatch.setattr(sync, "_last", {name: (worker.lease, begun_s) for name, worker in alive.items()})
+    await reconcile_registry(context, "team")
+    [(holder,)] = sync.plan.holders.values()
+    other = "b" if holder == "a" else "a"
+    await asyncio.sleep(3.0)
+    heard = {holder: Worker(holder, MEMBER), other: alive[other]}
+    monkeypatch.setattr(sync, "_reader", SimpleNamespace(snapshot=Snapshot(version=2, stale=False, workers=heard)))
+    queue.add(Key("Registry", "team"))  # its lease has ended
+    async with asyncio.timeout(ABSENT_S):
+        while list(sync.plan.holders.values()) != [(other,)]:
+            key = await queue.take()
+            sync._last[other] = (sync._last[other][0], context.clock())
+            if key.kind == "Registry":
+                await reconcile_registry(context, "team")
+            queue.finish(key)
+    assert context.clock() - begun_s > ABSENT_S
 
 
 async def test_of_a_new_spec_nothing_is_said_before_places_were_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
