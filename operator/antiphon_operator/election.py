@@ -188,6 +188,11 @@ class Election:
         self._trouble = trouble
 
     @property
+    def holds(self) -> bool:
+        """Whether nobody else can lead yet: for as long as the Lease says, whatever has become of this process."""
+        return self.leads and _now() < self._renewed_s + LEASE_S
+
+    @property
     def _patience_s(self) -> float:
         """How long the leader may wait for an answer about its Lease: never beyond its deadline."""
         return max(0.05, min(REQUEST_S, self._renewed_s + DEADLINE_S - _now()))

@@ -4,7 +4,7 @@ import asyncio
 import datetime
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -101,11 +101,24 @@ async def connect() -> ApiClient:
 
 
 class Cluster:
-    """Lists, applies, writes status, deletes, tells events."""
+    """Lists, applies, writes status, deletes, tells events.
 
-    def __init__(self, client: ApiClient, metrics: OperatorMetrics | None = None) -> None:
+    Args:
+        client: Of the API server.
+        metrics: Told of every request.
+        may_write: Asked right before each write: a process that was stopped for a while may lead no more, and does not
+            know it yet.
+    """
+
+    def __init__(
+        self,
+        client: ApiClient,
+        metrics: OperatorMetrics | None = None,
+        may_write: Callable[[], bool] = lambda: True,
+    ) -> None:
         self._client = client
         self._metrics = metrics
+        self._may_write = may_write
         self._slots = asyncio.Semaphore(AT_ONCE)
 
     async def list(self, kind: str, namespace: str = "") -> tuple[list[Body], int]:
@@ -258,6 +271,8 @@ class Cluster:
         code = 0
         try:
             async with self._slots, asyncio.timeout(REQUEST_S):
+                if method != "GET" and not self._may_write():
+                    raise ApiError(0, "This operator leads no more: it writes nothing.")
                 code, data = await self._exchange(method, path, query or {}, body, content)
         except ApiException as error:
             code = error.status or 0

@@ -67,7 +67,7 @@ async def serve(config: OperatorConfig) -> None:
     election = Election(
         Cluster(client), namespace=config.lease_namespace, name=config.lease_name, identity=config.identity
     )
-    leader = Leader(config, world, queue, Cluster(client, metrics), metrics)
+    leader = Leader(config, world, queue, Cluster(client, metrics, lambda: election.holds), metrics)
     logger.info("starting", extra={"identity": election.identity, "namespaces": list(config.namespaces) or "all"})
     try:
         # Before it waits for anything: who waits lives, and is not to be started again and again.

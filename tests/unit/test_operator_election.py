@@ -3,12 +3,14 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from operator_cluster import InMemoryCluster
 
 from antiphon_operator.election import DEADLINE_S, LEASE_S, RETRY_S, YIELD_S, Election
-from antiphon_operator.kube import ApiError
+from antiphon_operator.kube import ApiError, Cluster
 
 pytestmark = [pytest.mark.unit, pytest.mark.looptime]
 
@@ -80,7 +82,9 @@ async def test_a_leader_that_dies_is_replaced_when_its_lease_is_over(
 
         monkeypatch.setattr(first.election, "_write", never)
         began = now()
+        assert first.election.holds
         await asyncio.sleep(LEASE_S + 1)
+        assert not first.election.holds and second.election.holds
         assert second.leads and second.begun_s - began <= LEASE_S + RETRY_S
         # It had stopped before the other began.
         assert not first.leads and first.ended_s < second.begun_s
@@ -142,6 +146,32 @@ async def test_who_gives_up_lets_others_lead(cluster: InMemoryCluster) -> None:
         assert second.leads and not first.leads
         await asyncio.sleep(20)
         assert second.leads and first.terms == [0]
+
+
+async def test_a_leader_that_was_stopped_for_longer_than_its_lease_writes_nothing_when_it_goes_on(
+    cluster: InMemoryCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Client:
+        async def param_serialize(self, method: str, path: str, **_: Any) -> tuple[Any, ...]:
+            return method, path, {}, None, None
+
+        async def call_api(self, method: str, *_: Any) -> Any:
+            sent.append(method)
+            return SimpleNamespace(status=200, read=answer)
+
+    async def answer() -> bytes:
+        return b"{}"
+
+    sent: list[str] = []
+    async with two(cluster) as (first, _):
+        api = Cluster(Client(), may_write=lambda: first.election.holds)  # type: ignore[arg-type]
+        pool = {"metadata": {"namespace": "team", "name": "voices", "uid": "u"}}
+        await api.write_status("WorkerPool", pool, {})
+        monkeypatch.setattr("antiphon_operator.election._now", lambda: now() + LEASE_S)
+        with pytest.raises(ApiError, match="leads no more"):
+            await api.write_status("WorkerPool", pool, {})
+        await api.get("WorkerPool", "team", "voices")
+    assert sent == ["PATCH", "GET"]
 
 
 async def test_two_never_lead_together(cluster: InMemoryCluster) -> None:
