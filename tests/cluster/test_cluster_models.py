@@ -292,6 +292,14 @@ def test_one_worker_without_room_for_two_changes_over_in_place(site: Site) -> No
     site.patch("lone", {"engineConfig": settings(ms_per_word=120)})
     wait_for(lambda: site.status("lone")["active"]["digest"] != before, "the new revision", 60)
     site.until("lone", "Ready", "Callable")
+    # One that no worker can hold, not even alone, takes no session.
+    site.patch("lone", {"memory": {"weightsMiB": 500}, "engineConfig": settings(ms_per_word=130)})
+    site.wait_patiently(lambda: "correct memory.weightsMiB" in site.condition("lone", "Progressing")["message"], "why")
+    time.sleep(3)
+    assert site.condition("lone", "Ready")["status"] == "True" and site.status("lone")["candidate"]["weight"] == 0
+    site.patch("lone", {"memory": {"weightsMiB": 20}})
+    wait_for(lambda: "candidate" not in site.status("lone"), "the revision that fits now", 60)
+    site.until("lone", "Ready", "Callable")
     site.delete("lone")
     site.plane.kubectl("-n", NAMESPACE, "delete", "workerpool", "narrow")
 
