@@ -3,17 +3,20 @@
 import asyncio
 import contextlib
 import gc
+import math
 import threading
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
 
 from antiphon.adapters import discovery
 from antiphon.adapters.tts.mock import MockTts
+from antiphon.contracts.adapters import SpeechChunk, SpeechRequest
 from antiphon.contracts.errors import AntiphonError, Reason
 from antiphon.contracts.models import ModelSpec
 from antiphon.telemetry.metrics import WorkerMetrics
@@ -130,3 +133,27 @@ async def test_a_stream_does_not_wait_for_a_load_behind_which_another_model_woul
             finally:
                 goes_on.set()
             await asyncio.gather(*loads)
+
+
+@pytest.mark.parametrize(
+    ("scale", "cause"),
+    [(0.0, "It gave silence."), (1e-4, "It gave silence."), (math.nan, "It gave what is no sound.")],
+)
+async def test_a_voice_that_gives_no_sound_is_not_loaded(
+    monkeypatch: pytest.MonkeyPatch, scale: float, cause: str
+) -> None:
+    class Mute(MockTts):
+        def open(self, request: SpeechRequest) -> Any:
+            stream = super().open(request)
+            synthesize = stream.synthesize
+
+            def scaled(clause: str) -> Iterator[SpeechChunk]:
+                for chunk in synthesize(clause):
+                    yield SpeechChunk(chunk.samples * np.float32(scale))
+
+            monkeypatch.setattr(stream, "synthesize", scaled)
+            return stream
+
+    mock_engine(monkeypatch, Mute)
+    with pytest.raises(AntiphonError, match=f"could not speak its test sentence: {cause}"):
+        await load("tts")

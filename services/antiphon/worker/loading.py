@@ -29,6 +29,8 @@ SENTENCE = Path(__file__).with_name("test_sentence.wav")
 """What a recogniser hears first: "Good morning, can you hear me?", spoken by the Piper voice `joe`."""
 WARM_UP_S = 5.0
 """No more of it is computed: enough to measure loudness by, and a slow engine is not kept from its callers."""
+AUDIBLE = 0.001
+"""A voice whose loudest sample stays below, of a full scale of 1, is silent: -60 dB."""
 _GAIN = (0.1, 8.0)  # -20 to +18 dB: beyond that the measurement is wrong, not the voice
 
 
@@ -193,8 +195,7 @@ class EngineLoader:
             stream.close()
         took_s = time.perf_counter() - begun
         samples = np.concatenate(chunks) if chunks else np.zeros(0, np.float32)
-        if not len(samples):
-            raise AntiphonError(Reason.LOAD_FAILED, "It gave no audio.")
+        _check_sound(samples)
         factor = took_s / (len(samples) / rate_hz)
         return LoadedModel(prepared, engine, self._gain(samples, rate_hz), first_audio_ms, factor)
 
@@ -207,6 +208,16 @@ class EngineLoader:
 def _describe(spec: ModelSpec, factory: type[TtsEngine] | type[AsrEngine], files: Path | None) -> PreparedModel:
     capabilities = factory.describe(files, spec.engine_config)
     return PreparedModel(spec, model_digest(spec.engine, spec.engine_config, files), capabilities, files)
+
+
+def _check_sound(samples: Samples) -> None:
+    """Raise `AntiphonError(LOAD_FAILED)` for what nobody would hear, as broken weights give it."""
+    if not len(samples):
+        raise AntiphonError(Reason.LOAD_FAILED, "It gave no audio.")
+    if not np.isfinite(samples).all():
+        raise AntiphonError(Reason.LOAD_FAILED, "It gave what is no sound.")
+    if np.abs(samples).max() < AUDIBLE:
+        raise AntiphonError(Reason.LOAD_FAILED, "It gave silence.")
 
 
 def _warm_recogniser(prepared: PreparedModel, engine: TtsEngine | AsrEngine) -> LoadedModel:
