@@ -120,6 +120,14 @@ def test_it_is_not_ready_while_all_sessions_are_for_a_revision_that_nobody_holds
     assert said(picture(worker("w1", **WARM), course=shared))["Ready"] == ("True", "Callable")
 
 
+def test_where_no_worker_has_to_hold_it_none_is_waited_for() -> None:
+    spare = model(residency={"policy": "Preload", "minReplicas": 0})
+    assert said(picture(of=spare, holders=()))["Resident"] == ("True", "Resident")
+    assert said(picture(of=spare, holders=("w1",)))["Resident"] == ("False", "NotResident")
+    leaving = Course(REVISION, CANDIDATE.model_copy(update={"weight": 100}))
+    assert said(picture(of=spare, holders=(), course=leaving))["Resident"] == ("False", "NotResident")
+
+
 def test_on_demand_it_is_ready_while_somebody_may_load_it() -> None:
     rare = model(residency={"policy": "OnDemand"})
     known = picture(of=rare, holders=(), lenders=("w1", "w2"))

@@ -3,7 +3,7 @@
 Each condition means one thing:
 
 - `Accepted`: the spec is understood, and none of its names belongs to another model.
-- `ArtifactCached`: the active revision's files are on every worker that should hold it.
+- `ArtifactCached`: the active revision's files are on every worker that should hold it, and none are on their way.
 - `Scheduled`: as many workers are told to hold it as the spec asks for at least.
 - `Resident`: all workers that should hold it do.
 - `Ready`: a call is served now: a worker that is alive holds it (or, on demand, may load it).
@@ -154,7 +154,8 @@ def _resident(picture: Picture) -> Finding:
     count = f"{len(picture.active.warm)} of {picture.wanted} workers hold revision {picture.course.active.revision}"
     if picture.on_demand:
         return Finding.of("Resident", True, "OnDemand", f"{len(picture.active.warm)} workers hold it; demand decides.")
-    if picture.wanted and len(picture.active.warm & set(picture.holders)) >= picture.wanted:
+    is_any_wanted = bool(picture.wanted or picture.course.candidate is None)
+    if is_any_wanted and len(picture.active.warm & set(picture.holders)) >= picture.wanted:
         return Finding.of("Resident", True, "Resident", f"{count}.")
     waiting = "; ".join(
         f"{worker}: {report.message}"
