@@ -110,8 +110,8 @@ async def _apply(context: Context, blueprint: Blueprint, kind: str) -> str:
     if (live is None and context.world.is_foreign(kind, namespace, name)) or (live is not None and not is_ours(live)):
         return f"{name} exists and is not the pool's. Delete it, or give the pool another name."
     if live is not None and live["metadata"].get("ownerReferences") and not _belongs(live, owner):
-        # Of a pool of this name that was there before: it is about to go, and is made anew then.
-        raise ApiError(409, f"{kind} {name} of a former pool is still there.")
+        # When it goes, it touches the pool. A claim may take as long as the last worker that drains.
+        return f"{name} belongs to a former pool of this name. It is made anew once that one has gone."
     if live is not None and blueprint.holds(kind, live):
         return ""
     is_new = live is None and kind in TAKEN_EASILY

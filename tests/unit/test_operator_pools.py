@@ -117,6 +117,20 @@ class Site:
         return found
 
 
+async def test_what_a_former_pool_leaves_for_a_while_is_said_and_holds_up_nothing_else() -> None:
+    site = Site(cache={"kind": "Claim", "sizeMiB": 100})
+    former = [{"kind": "WorkerPool", "name": "voices", "uid": "of-old"}]
+    site.put("PersistentVolumeClaim", "voices", uid="claim-of-old", ownerReferences=former, deletionTimestamp="now")
+    await site.settle()
+    assert site.cluster.holds("Deployment", "voices", {"spec": {"replicas": 1}})
+    said = {each["type"]: each for each in site.status()["conditions"]}["Accepted"]
+    assert said["reason"] == "PersistentVolumeClaimRefused" and "belongs to a former pool" in said["message"]
+    gone = site.cluster.objects.pop(("PersistentVolumeClaim", "team", "voices"))
+    site.world.remove("PersistentVolumeClaim", gone)
+    assert KEY in [await site.queue.take() for _ in range(len(site.queue))]
+    assert ("create", "PersistentVolumeClaim", "voices") in await site.reconcile()
+
+
 async def test_what_others_add_to_a_list_is_no_reason_to_apply_again(monkeypatch: pytest.MonkeyPatch) -> None:
     site = Site()
     apply = site.cluster.apply
