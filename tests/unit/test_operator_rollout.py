@@ -14,7 +14,7 @@ from antiphon.registry.placing import Host, Plan, Shortage, place
 from antiphon.registry.records import Lease, ResidentModel, WorkerRecord
 from antiphon.registry.roster import Worker
 from antiphon_operator.reconcile.model import asks_of, record_of, reports_of, revisions_of, seen, sight_of, target_of
-from antiphon_operator.reconcile.rollout import Course, Sight, advance
+from antiphon_operator.reconcile.rollout import WATCH_S, Course, Sight, advance
 
 pytestmark = [pytest.mark.unit, pytest.mark.timeout(20)]  # many examples, on a machine that may be busy
 
@@ -66,7 +66,10 @@ def test_the_steps_are_gone_one_after_the_other_with_their_pauses() -> None:
 def test_it_gets_no_more_sessions_than_the_workers_that_hold_it_can_take() -> None:
     sight = Sight(places=4, active_warm=4, warm=1)
     assert walk(sight, ONCE, 5)[-1] == (0, 25)
-    course = on(replace(sight, warm=3), on(sight, on(sight)))
+    course = on(sight, on(sight))
+    waiting = on(sight, course, after_s=60)
+    assert waiting.candidate == course.candidate and waiting.look_s == WATCH_S
+    course = on(replace(sight, warm=3), course)
     assert course.candidate is not None and course.candidate.weight == 75
 
 

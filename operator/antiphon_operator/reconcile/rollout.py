@@ -224,7 +224,8 @@ def _told(active: RevisionStatus, candidate: CandidateStatus, rollout: Rollout, 
     )
     if candidate.weight < rollout.steps[min(candidate.step, count - 1)].weight and (why := _lacks(sight)):
         message = f"{message} It finds room on no more of them. {why}"
-    look_s = min(WATCH_S, max(0.05, _left_s(candidate, rollout, now)))
+    left_s = _left_s(candidate, rollout, now)
+    look_s = min(WATCH_S, left_s) if left_s > 0 else WATCH_S
     return Course(active, candidate, reason="Shifting", message=message, look_s=look_s)
 
 
