@@ -4,7 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from antiphon.cli.deployment import deployed
 from antiphon.cli.embedded import UpOptions, complete_config, wants_own_registry
+from antiphon.cli.orchestrators import shared_port
 from antiphon.contracts.errors import AntiphonError, Reason
 from antiphon.orchestrator.config import ChatConfig, EchoConfig, OrchestratorConfig
 
@@ -154,3 +156,23 @@ def test_manifests_that_cannot_be_served_are_refused(tmp_path: Path, manifest: s
     with pytest.raises(AntiphonError) as refused:
         complete_config(UpOptions(config=written(tmp_path, MODELS), models=file))
     assert refused.value.reason is Reason.INVALID_REQUEST and sentence in str(refused.value)
+
+
+def test_files_that_are_no_text_are_refused(tmp_path: Path) -> None:
+    file = tmp_path / "binary.yaml"
+    file.write_bytes(b"\xff\xfe")
+    for options in (UpOptions(models=file), UpOptions(config=file)):
+        with pytest.raises(AntiphonError, match="binary.yaml is not YAML"):
+            complete_config(options)
+
+
+async def test_an_engine_that_is_not_installed_is_told_before_anything_starts(tmp_path: Path) -> None:
+    config = written(tmp_path, MODELS.replace("sine, task: tts, engine: mock", "sine, task: tts, engine: xtts"))
+    with pytest.raises(AntiphonError, match="There is no tts engine 'xtts': installed are"):
+        async with deployed(UpOptions(config=config, data_dir=tmp_path / "data"), print):
+            pytest.fail("it was started")
+
+
+def test_a_host_that_is_none_is_named() -> None:
+    with pytest.raises(AntiphonError, match="Cannot listen on no.such.invalid: "), shared_port("no.such.invalid", 0):
+        pass

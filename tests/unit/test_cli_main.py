@@ -61,6 +61,7 @@ def test_a_setting_that_is_not_valid_is_named_without_its_value() -> None:
     [
         ("models", "/no/such.yaml", "models: the file /no/such.yaml cannot be read: No such file or directory"),
         ("models", "broken.yaml", "broken.yaml is not YAML"),
+        ("models", "binary.yaml", "binary.yaml is not YAML"),
         ("models", "other.yaml", "no key `models`"),
         ("models", "[{", "models: "),
         ("rewrites", "hf://=https://", "rewrites: "),
@@ -71,6 +72,7 @@ def test_what_the_environment_says_wrongly_to_a_worker_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, setting: str, value: str, says: str
 ) -> None:
     (tmp_path / "broken.yaml").write_text("a: [")
+    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe")
     (tmp_path / "other.yaml").write_text("foo: []")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv(f"ANTIPHON_WORKER_{setting.upper()}", value)

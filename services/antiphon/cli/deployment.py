@@ -160,6 +160,8 @@ async def deployed(options: UpOptions, warn: Callable[[str], None]) -> AsyncIter
         AntiphonError: For options or a file that are not valid, or a part that does not start.
     """
     config = complete_config(options)
+    for spec in config.models:
+        find_engine(spec.task, spec.engine)  # or say at once what is not installed, of those loaded on demand too
     async with AsyncExitStack() as stack:
         valkey: EmbeddedValkey | None = None
         if wants_own_registry(config, options):

@@ -97,11 +97,11 @@ class Orchestrators:
                 async with http.get(f"{self.status_urls[name]}/readyz") as response:
                     if response.status == 200:
                         return
-                    told = await response.text()
+                    told = (await response.json())["error"]["message"]
             except aiohttp.ClientError as error:
                 told = str(error)
             await asyncio.sleep(_POLL_S)
-        raise AntiphonError(Reason.NO_WORKER, f"The {name} does not get ready: {told.strip()}")
+        raise AntiphonError(Reason.NO_WORKER, f"The {name} does not get ready: {told}")
 
 
 @contextmanager
@@ -110,7 +110,10 @@ def shared_port(host: str, port: int) -> Iterator[int]:
 
     No connection comes to whoever only keeps it. Raises `AntiphonError(INVALID_REQUEST)` when the port is taken.
     """
-    family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    except OSError as error:
+        raise AntiphonError(Reason.INVALID_REQUEST, f"Cannot listen on {host}: {error.strerror}.") from None
     with socket.socket(family, kind, protocol) as kept:
         try:
             with socket.socket(family, kind, protocol) as alone:  # unlike the next one, refused where others share it

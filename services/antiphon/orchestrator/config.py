@@ -330,7 +330,7 @@ def load_config(path: Path | None = None) -> OrchestratorConfig:
         written = yaml.safe_load(path.read_text())
     except OSError as error:
         raise AntiphonError(Reason.INVALID_REQUEST, f"Cannot read {path}: {error.strerror}.") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise AntiphonError(Reason.INVALID_REQUEST, f"{path} is not YAML: {error}") from None
     try:
         config = OrchestratorConfig.model_validate({} if written is None else written)

@@ -138,5 +138,5 @@ def _read_yaml(path: Path) -> Any:
         return yaml.safe_load(path.read_text(encoding="utf-8")) or ()
     except OSError as error:
         raise ValueError(f"the file {path} cannot be read: {error.strerror}") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"the file {path} is not YAML: {error}") from None

@@ -58,7 +58,7 @@ def _in_file(file: Path) -> Iterator[VoiceModel | WorkerPool]:
         documents = list(yaml.safe_load_all(file.read_text(encoding="utf-8")))
     except OSError as error:
         raise _refusal(f"Cannot read {file}: {error.strerror}.") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise _refusal(f"{file} is not YAML: {error}") from None
     for number, document in enumerate(documents, start=1):
         if document is None:
