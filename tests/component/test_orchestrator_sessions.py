@@ -12,8 +12,11 @@ import aiohttp
 import pytest
 
 from antiphon.contracts.errors import AntiphonError
+from antiphon.conversation.engine import Conversation
 from antiphon.orchestrator import holds, sessions
 from antiphon.orchestrator.config import OrchestratorConfig
+from antiphon.orchestrator.transports.websocket.connection import Connection
+from antiphon.registry import client as registry_client
 from antiphon.registry.client import open_client
 from antiphon.registry.embedded import EmbeddedValkey
 from antiphon.registry.keys import Keys
@@ -35,9 +38,11 @@ def api_keys() -> Any:
 
 @contextlib.asynccontextmanager
 async def stored(url: str) -> AsyncIterator[SessionStore]:
-    client = open_client(url)
-    yield SessionStore(client, Keys("default"), RecordReader())
-    await client.aclose()
+    client = open_client(url, block_s=PATIENCE_S)  # a busy machine is waited for
+    try:
+        yield SessionStore(client, Keys("default"), RecordReader())
+    finally:
+        await client.aclose()
 
 
 async def until(condition: Callable[[], Any]) -> Any:
@@ -519,9 +524,13 @@ async def test_a_session_that_cannot_be_written_harms_no_other(caplog: pytest.Lo
 
 @contextlib.asynccontextmanager
 async def keeping(url: str) -> AsyncIterator[sessions.SessionKeeper]:
-    keeper = sessions_of(OrchestratorConfig(), url)
-    yield keeper
-    await keeper.aclose()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(registry_client, "TIMEOUT_S", PATIENCE_S)  # a busy machine is waited for
+        keeper = sessions_of(OrchestratorConfig(), url)
+    try:
+        yield keeper
+    finally:
+        await keeper.aclose()
 
 
 async def left_behind(store: SessionStore, count: int) -> list[str]:
@@ -549,16 +558,23 @@ async def test_of_two_that_ask_for_one_session_at_once_the_later_owner_has_it(mo
     """Though the answer to the earlier one comes last."""
     async with EmbeddedValkey() as valkey, stored(valkey.url) as store, keeping(valkey.url) as keeper:
         (session,) = await left_behind(store, 1)
-        whole, late = SessionStore.claim, [True, False]
+        whole, later = SessionStore.claim, asyncio.Event()
 
         async def claim(store: SessionStore, *told: Any) -> Any:
-            is_late = late.pop(0)
             claimed = await whole(store, *told)
-            await asyncio.sleep(0.1 if is_late else 0)
+            assert claimed is not None
+            if claimed.record.epoch == 2:
+                await later.wait()
             return claimed
 
+        async def resume() -> holds.Hold:
+            hold = await keeper.resume(session, "")
+            later.set()
+            return hold
+
         monkeypatch.setattr(SessionStore, "claim", claim)
-        first, second = await asyncio.gather(keeper.resume(session, ""), keeper.resume(session, ""))
+        both = await asyncio.gather(resume(), resume())
+        first, second = sorted(both, key=lambda hold: hold.epoch)
         assert (first.epoch, second.epoch) == (2, 3)
         told: list[str] = []
         first.attach(lambda: ({}, ()), lambda: told.append("first"))
@@ -617,3 +633,28 @@ async def test_nothing_of_sessions_that_are_over_stays_in_memory() -> None:
         grown = tracemalloc.get_traced_memory()[0] - before
         tracemalloc.stop()
         assert grown < 200 * 1000, "each had said 20,000 characters"
+
+
+def parts_of_sessions() -> list[object]:
+    return [thing for thing in gc.get_objects() if isinstance(thing, (holds.Hold, Connection, Conversation))]
+
+
+async def test_nothing_of_connections_that_are_over_stays_in_memory() -> None:
+    before = parts_of_sessions()  # other tests' own
+    config = {"assistants": {"default": {"resume_s": 0.2}}}
+    async with EmbeddedValkey() as valkey, serving(registry=valkey.url, config=config) as server:
+
+        async def come_twice() -> None:
+            async with extended(server) as socket:
+                session = (await event(socket, "session.created"))["session"]["id"]
+                await ask(socket, "hello")
+                await event(socket, "response.created")
+                async with extended(server, session) as newer:
+                    await event(newer, "antiphon.session.resumed")
+
+        for _ in range(5):
+            await asyncio.gather(*(come_twice() for _ in range(10)))
+        async with asyncio.timeout(PATIENCE_S):
+            while len(parts_of_sessions()) > len(before):
+                await asyncio.sleep(0.2)
+                gc.collect()

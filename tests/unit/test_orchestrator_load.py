@@ -252,3 +252,12 @@ async def test_that_nobody_has_room_is_found_out_in_time() -> None:
         await stage.stream()
     assert caught.value.reason is Reason.WORKER_FULL and caught.value.retry_after_ms
     assert len(stage.tried) <= 20 + 6
+
+
+async def test_a_full_worker_that_may_not_load_the_model_does_not_lack_room_for_it() -> None:
+    stage = Stage({"w1": ["b"]}, may=["b"])
+    stage.known.tell({"w1": ["b"]}, streams=4, max_streams=4)
+    with pytest.raises(AntiphonError) as caught:
+        await stage.stream("a")
+    assert caught.value.reason is Reason.NO_WORKER and "may not load it" in caught.value.message
+    assert stage.demand == [("a", Reason.NO_WORKER)]

@@ -158,8 +158,11 @@ class _Search:
     def verdict(self, worker: Worker) -> Verdict:
         standing, lease = self.standing(worker), worker.lease or _NOTHING
         reason, evicts_mib = self.refusal(worker), 0
-        if reason is None and standing not in ("warm", "loading"):
-            reason, evicts_mib = self.load_refusal(worker), worker.room.evicts_mib(self.model) or 0
+        if standing not in ("warm", "loading"):
+            if reason is Refusal.FULL and self._forbidden(worker):
+                reason = Refusal.NOT_PLACED  # nothing would come of a stream that ends there
+            elif reason is None:
+                reason, evicts_mib = self.load_refusal(worker), worker.room.evicts_mib(self.model) or 0
         told = "" if reason is None else self._say(reason, lease)
         return Verdict(worker.name, told, reason, standing, lease.streams, lease.max_streams, evicts_mib)
 
