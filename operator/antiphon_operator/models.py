@@ -101,7 +101,9 @@ def _say(context: Context, sync: RegistrySync) -> None:
     records += [before for name in refused_names if (before := _before(sync, name)) is not None]
     waits = {name: want for name in sync.members if name not in plan.want and (want := _last_want(sync, name))}
     sync.keep({_name(body) for body in bodies})
-    sync.planned = {model.metadata.name: stage_of(model) for model in models}
+    earlier, sync.planned = sync.planned, {model.metadata.name: stage_of(model) for model in models}
+    for name, _ in sync.planned.items() - earlier.items():  # its status waits for that
+        context.queue.add(Key("VoiceModel", sync.namespace, name))
     for name in plan.want.keys() - sync.wanted.keys():  # told for the first time: its pool waits for that
         context.queue.add(Key("WorkerPool", sync.namespace, sync.members[name].pool))
     sync.say(records, _pools(context, sync.namespace), {**waits, **plan.want})
@@ -258,10 +260,11 @@ async def reconcile_model(context: Context, namespace: str, name: str) -> None:
         status = {field: value for field, value in (body.get("status") or {}).items() if field not in _OUR_OWN}
         await context.statuses.write(key, body, status, refused("Invalid", model), warnings=WARNINGS)
         return
-    is_planned = not sync.has_read or sync.planned.get(name) == stage_of(model)
-    if not (context.registries.is_known(namespace, now) and is_planned):
-        context.queue.add(key, SOON_S)  # of what places were not looked for yet, nothing can be said
+    if not context.registries.is_known(namespace, now):
+        context.queue.add(key, SOON_S)
         return
+    if sync.has_read and sync.planned.get(name) != stage_of(model):
+        return  # nothing can be said before places were looked for: that brings it here again
     picture = _picture(context, sync, model, now)
     if picture.course.look_s is not None:
         context.queue.add(key, picture.course.look_s)
