@@ -21,6 +21,12 @@ def test_sentinels_are_asked_for_a_service() -> None:
     assert found.seeds == Seeds("sentinel", hosts, "main", ":secret", tls=True, query="ssl_ca_certs=%2Fca")
 
 
+@pytest.mark.parametrize("special", ["%2F", "%23", "%3F", "%40", "%3A", "%25", "%2B"])
+def test_a_sentinels_password_may_hold_anything(special: str) -> None:
+    found = parse(f"redis+sentinel://one:1/main?sentinel_username=ann&sentinel_password=a{special}b").seeds
+    assert found is not None and found.user == f"ann:a{special}b"
+
+
 def test_a_clusters_nodes_are_asked_as_the_same_user() -> None:
     found = parse("redis+cluster://ann:pw@one,[::1]:7000")
     assert found.url == "redis://ann:pw@one:6379/0"
@@ -33,6 +39,7 @@ def test_a_clusters_nodes_are_asked_as_the_same_user() -> None:
         "redis+sentinel://one:1",
         "redis+sentinel://one:1/main/x",
         "redis+sentinel://one:x/main",
+        "redis+sentinel://one:1,two:99999/main",
         "redis+cluster://one:1/3",
         "redis+nonsense://one:1",
         "http+sentinel://one:1/main",

@@ -7,7 +7,7 @@ import asyncio
 import re
 from dataclasses import dataclass
 from typing import Any, Literal
-from urllib.parse import parse_qs, urlencode
+from urllib.parse import parse_qs, quote, urlencode
 
 import redis.asyncio as redis
 from redis.asyncio.retry import Retry
@@ -39,7 +39,7 @@ class Seeds:
     service: str = ""
     """Sentinel's name of the master."""
     user: str = ""
-    """With the password behind a colon; empty: none is asked for."""
+    """With the password behind a colon, as a URL has them; empty: none is asked for."""
     tls: bool = False
     query: str = ""
     """Further options of the connections, such as `ssl_ca_certs`."""
@@ -114,7 +114,7 @@ def parse(url: str) -> Address:
     if database and not database.isdigit():
         raise _wrong("its database is not a number")
     options = {name: values[-1] for name, values in parse_qs(found["query"] or "").items()}
-    sentinel_user = ":".join(options.pop(name, "") for name in _OWN_OPTIONS)
+    sentinel_user = ":".join(quote(options.pop(name, ""), safe="") for name in _OWN_OPTIONS)
     query = urlencode(options)
     asked_as = user if kind == "cluster" else sentinel_user.strip(":") and sentinel_user
     seeds = Seeds("cluster" if kind == "cluster" else "sentinel", hosts, service, asked_as, tls, query)
@@ -127,7 +127,7 @@ def _host(told: str, port: int) -> Host:
     name, colon, number = told.rpartition(":")
     if not colon:
         return told, port
-    if not name or not number.isdigit():
+    if not name or not number.isdecimal() or int(number) > 65_535:
         raise _wrong(f"{told!r} is not host:port")
     return name, int(number)
 
