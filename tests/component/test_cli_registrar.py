@@ -50,3 +50,10 @@ async def test_manifests_without_a_model_are_refused(tmp_path: Path) -> None:
     file.write_text(json.dumps(pool))
     with pytest.raises(AntiphonError, match="no VoiceModel"):
         await keep(file, "redis://127.0.0.1:1/0", "box")
+
+
+async def test_a_name_that_is_used_twice_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text(json.dumps(voice()))
+    (tmp_path / "b.yaml").write_text(json.dumps(voice(engine="piper")))
+    with pytest.raises(AntiphonError, match="used twice in .*: hum"):
+        await keep(tmp_path, "redis://127.0.0.1:1/0", "box")

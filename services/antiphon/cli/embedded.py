@@ -5,7 +5,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from antiphon.contracts.errors import AntiphonError, Reason
-from antiphon.contracts.models import Artifact, ModelSpec, Residency
+from antiphon.contracts.models import Artifact, ModelSpec, Residency, used_twice
 from antiphon.contracts.resources import VoiceModel
 from antiphon.contracts.resources.manifests import read_manifests
 from antiphon.orchestrator.config import (
@@ -129,7 +129,8 @@ def _models(config: OrchestratorConfig, options: UpOptions) -> tuple[ModelSpec, 
     """The models of the file and of the manifests, with a voice and a recogniser where they have none."""
     voice = options.voice
     models = [*config.models, *(_manifested(options.models) if options.models is not None else ())]
-    _check_names(models)
+    if twice := used_twice(models):
+        raise _contradiction(f"these names or aliases of models are used twice: {', '.join(twice)}")
     known = {name for spec in models for name in (spec.name, *spec.aliases)}
     if voice is not None and _voice_name(voice) not in known:
         models.append(_voice(voice))
@@ -148,13 +149,6 @@ def _manifested(path: Path) -> list[ModelSpec]:
     if not found:
         raise _contradiction(f"there is no VoiceModel in {path}")
     return found
-
-
-def _check_names(models: list[ModelSpec]) -> None:
-    names = [name for spec in models for name in (spec.name, *spec.aliases)]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise _contradiction(f"these names or aliases of models are used twice: {', '.join(twice)}")
 
 
 def _packaged(task: str, engine: str, name: str, module: str, folder: str) -> ModelSpec | None:

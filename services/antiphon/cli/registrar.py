@@ -5,6 +5,7 @@ from pathlib import Path
 
 from antiphon.cli.placement import want_of
 from antiphon.contracts.errors import AntiphonError, Reason
+from antiphon.contracts.models import used_twice
 from antiphon.contracts.resources import VoiceModel
 from antiphon.contracts.resources.manifests import read_manifests
 from antiphon.registry.records import Lease, ModelRecord, Want
@@ -25,12 +26,15 @@ async def keep(manifests: Path, redis_url: str, namespace: str) -> None:
         namespace: Of its keys.
 
     Raises:
-        AntiphonError: INVALID_REQUEST for manifests that are not valid or hold no VoiceModel; EPOCH_STALE when another
-            writer took over.
+        AntiphonError: INVALID_REQUEST for manifests that are not valid, hold no VoiceModel or use a name twice;
+            EPOCH_STALE when another writer took over.
     """
     models = [each for each in read_manifests(manifests) if isinstance(each, VoiceModel)]
     if not models:
         raise AntiphonError(Reason.INVALID_REQUEST, f"There is no VoiceModel in {manifests}: name a file that has one.")
+    if twice := used_twice(model.specification() for model in models):
+        message = f"These names or aliases of models are used twice in {manifests}: {', '.join(twice)}."
+        raise AntiphonError(Reason.INVALID_REQUEST, message)
     catalogue = [ModelRecord.of(model.specification(), model.capabilities) for model in models]
 
     def place(lease: Lease) -> Want:

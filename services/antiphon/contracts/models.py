@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -53,6 +55,12 @@ class ModelSpec(_Spec):
     memory: Memory = Memory()
     residency: Residency = Residency()
     engine_config: dict[str, Any] = Field(default_factory=dict)
+
+
+def used_twice(specs: Iterable[ModelSpec]) -> list[str]:
+    """Names that are not clear: of two models, or of one and another one's alias. Sorted."""
+    counts = Counter(name for spec in specs for name in (spec.name, *spec.aliases))
+    return sorted(name for name, count in counts.items() if count > 1)
 
 
 def revision_digest(spec: ModelSpec) -> str:

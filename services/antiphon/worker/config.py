@@ -11,7 +11,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from antiphon.contracts.models import Artifact, ModelSpec
+from antiphon.contracts.models import Artifact, ModelSpec, used_twice
 
 
 class Rewrite(BaseModel):
@@ -108,9 +108,7 @@ class WorkerConfig(BaseSettings):
     @field_validator("models")
     @classmethod
     def _names_are_unique(cls, value: tuple[ModelSpec, ...], info: ValidationInfo) -> tuple[ModelSpec, ...]:
-        names = [name for spec in value for name in (spec.name, *spec.aliases)]
-        twice = sorted({name for name in names if names.count(name) > 1})
-        if twice:
+        if twice := used_twice(value):
             raise ValueError(f"these model names or aliases are used twice: {', '.join(twice)}")
         return value
 
