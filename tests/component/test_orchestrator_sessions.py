@@ -658,3 +658,13 @@ async def test_nothing_of_connections_that_are_over_stays_in_memory() -> None:
             while len(parts_of_sessions()) > len(before):
                 await asyncio.sleep(0.2)
                 gc.collect()
+
+
+async def test_a_client_that_comes_back_has_its_place_though_its_old_connection_still_hangs() -> None:
+    config = {"server": {"max_sessions": 1, "max_sessions_per_key": 1}}
+    async with serving(config=config) as server, extended(server) as hanging:
+        session = (await event(hanging, "session.created"))["session"]["id"]
+        async with extended(server, session) as socket:  # nobody answers on the old one, where the end is waited for
+            assert (await event(socket, "session.created"))["session"]["id"] == session
+            async with aiohttp.ClientSession() as http, http.get(f"{server.url}/v1/realtime") as response:
+                assert (await response.json())["error"]["code"] == "WORKER_FULL"

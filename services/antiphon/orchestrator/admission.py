@@ -58,12 +58,17 @@ class Admission:
         await self._empty.wait()
 
     @contextmanager
-    def session(self, caller: str) -> Iterator[None]:
+    def session(self, caller: str, *, replaces: bool = False) -> Iterator[None]:
         """A place for one session of a caller (its key's fingerprint; empty: nobody in particular).
+
+        One that replaces another is not refused for want of a place: that one's becomes free once its socket is closed.
 
         Raises `AntiphonError`: `DRAINING` when the process is about to go, `WORKER_FULL` when there is no place.
         """
-        self._check(caller)
+        if self.draining:
+            self._refuse("draining", Reason.DRAINING, "This server is about to go; connect again to reach another.")
+        if not replaces:
+            self._check_places(caller)
         self._by_caller[caller] += 1
         self._empty.clear()
         self._metrics.sessions.inc()
@@ -97,9 +102,7 @@ class Admission:
         if not self.sessions and not self._requests:
             self._empty.set()
 
-    def _check(self, caller: str) -> None:
-        if self.draining:
-            self._refuse("draining", Reason.DRAINING, "This server is about to go; connect again to reach another.")
+    def _check_places(self, caller: str) -> None:
         if self.sessions >= self._limits.max_sessions:
             self._refuse("max_sessions", Reason.WORKER_FULL, "Every session of this server is taken; try again soon.")
         per_key = self._limits.max_sessions_per_key

@@ -83,7 +83,7 @@ class RealtimeEndpoint:
         # A session that a client has here gives its place to the newer client; any other needs a free one first.
         hold = await sessions.resume(session_id, caller) if sessions.has(session_id) else None
         try:
-            with admission.session(caller):
+            with admission.session(caller, replaces=hold is not None):
                 hold = hold or await sessions.resume(session_id, caller)
                 yield session_of(hold.record, self._context.names, extended=_extended(request)), hold
         finally:
