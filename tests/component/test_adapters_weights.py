@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 import pytest
 from aiohttp import web
+from aiohttp.test_utils import TestServer
 
 from antiphon.adapters.download import Remote, download, is_complete
 from antiphon.adapters.hub import _places
@@ -212,6 +213,23 @@ async def test_wrong_bytes_are_refused_and_not_kept(hub: Hub, tmp_path: Path, wr
     assert not list(tmp_path.rglob("model.bin*"))
     hub.served.clear()
     assert is_complete(await get("hf://acme/whisper", tmp_path)), "the next try starts afresh"
+
+
+@pytest.mark.parametrize("uri", ["hf://acme/whisper", "piper://en_US-joe-medium"])
+@pytest.mark.parametrize("answer", [b"<html>", b"[]", b'{"sha": 1}', b"\xff"])
+async def test_who_answers_otherwise_than_the_hub_does_is_told_apart(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uri: str, answer: bytes
+) -> None:
+    async def otherwise(_: web.Request) -> web.Response:
+        return web.Response(body=answer)
+
+    app = web.Application()
+    app.router.add_get("/{path:.*}", otherwise)
+    async with TestServer(app) as server:
+        monkeypatch.setenv("HF_ENDPOINT", str(server.make_url("")))
+        with pytest.raises(AntiphonError, match="check HF_ENDPOINT|no voice") as error:
+            await get(uri, tmp_path)
+    assert error.value.reason in (Reason.LOAD_FAILED, Reason.INVALID_REQUEST)
 
 
 async def test_small_files_are_checked_by_their_git_blob(hub: Hub, tmp_path: Path) -> None:

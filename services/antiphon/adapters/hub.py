@@ -4,6 +4,7 @@ import difflib
 import json
 import logging
 import re
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,7 +56,7 @@ async def find_repository(
         return known
     url = f"{endpoint}/api/models/{owner}/{name}/revision/{quote(revision, safe='')}?blobs=true"
     try:
-        found = await _ask(client, url, artifact, cache, offline)
+        found = await _ask(client, url, artifact, cache, offline, needs={"sha", "siblings"})
     except _Unreachable as error:
         if known and is_complete(known.folder):
             _log.warning("hub not reached, taking the last commit seen", extra={"uri": artifact.uri, "commit": last})
@@ -117,8 +118,15 @@ class _Unreachable(Exception):
         self.reported = reported
 
 
-async def _ask(client: httpx.AsyncClient, url: str, artifact: Artifact, cache: Path, offline: bool) -> dict[str, Any]:
-    """The JSON at `url`."""
+async def _ask(
+    client: httpx.AsyncClient,
+    url: str,
+    artifact: Artifact,
+    cache: Path,
+    offline: bool,
+    needs: AbstractSet[str] = frozenset(),
+) -> dict[str, Any]:
+    """The JSON object at `url`, which has the keys that are needed."""
     at = without_secrets(url)
     try:
         if offline:
@@ -134,6 +142,8 @@ async def _ask(client: httpx.AsyncClient, url: str, artifact: Artifact, cache: P
         raise AntiphonError(Reason.LOAD_FAILED, message)
     try:
         found: dict[str, Any] = json.loads(response.content)
+        if not isinstance(found, dict) or needs - found.keys():
+            raise ValueError("not what was asked for")
     except ValueError as error:
         raise AntiphonError(Reason.LOAD_FAILED, f"{at} does not answer as the hub does: check HF_ENDPOINT.") from error
     return found
