@@ -3,6 +3,7 @@
 import asyncio
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from antiphon.orchestrator.names import Names
 from antiphon.orchestrator.workers.channels import WorkerChannels
 from antiphon.orchestrator.workers.fleet import Choice, Fleet, StillLoading, Tries, Wanted
 from antiphon.orchestrator.workers.loads import Loads
-from antiphon.registry.records import Lease, ModelRecord, ModelRef, ResidentModel, Want, WorkerRecord
+from antiphon.registry.records import Lease, ModelRecord, ModelRef, ResidentModel, Revision, Want, WorkerRecord
 from antiphon.registry.routing import Candidate
 from antiphon.registry.snapshot import Snapshot, Worker
 
@@ -261,3 +262,23 @@ async def test_a_full_worker_that_may_not_load_the_model_does_not_lack_room_for_
         await stage.stream("a")
     assert caught.value.reason is Reason.NO_WORKER and "may not load it" in caught.value.message
     assert stage.demand == [("a", Reason.NO_WORKER)]
+
+
+async def test_a_revision_that_cannot_be_loaded_does_not_keep_the_other_from_being() -> None:
+    stage = Stage({"w1": []})
+    new, old = Revision(digest="new", weight=100), Revision(digest="old", weight=1)
+    model = stage.known.snapshot.models["a"].model_copy(update={"revisions": (old, new)})
+    workers = {"w1": replace(stage.known.snapshot.workers["w1"], want=Want(may=(ModelRef(name="a"),)))}
+    stage.known.snapshot = replace(stage.known.snapshot, models={"a": model}, workers=workers)
+    whole, asked = stage.loads._ask, list[str]()
+
+    async def ask(candidate: Candidate, name: str) -> AntiphonError | None:
+        asked.append(candidate.digest)
+        if candidate.digest == "new":
+            return AntiphonError(Reason.LOAD_FAILED, "wrong digest", retry_after_ms=60_000)
+        return await whole(candidate, name)
+
+    stage.loads._ask = ask  # type: ignore[method-assign]
+    for _ in range(3):
+        assert (await stage.stream())[:2] == ("a", "w1")
+    assert asked.count("new") == 1

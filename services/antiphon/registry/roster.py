@@ -134,10 +134,6 @@ class Roster:
         """The member of that name."""
         return self._workers.get(name)
 
-    def names(self) -> list[str]:
-        """Of all members."""
-        return list(self._workers)
-
     def put(self, worker: Worker) -> None:
         """Add it, or replace what was known of it."""
         self._workers[worker.name] = worker

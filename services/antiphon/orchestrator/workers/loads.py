@@ -10,7 +10,7 @@ from antiphon.contracts.status import from_call
 from antiphon.contracts.v1.models_pb2 import LoadModelRequest
 from antiphon.contracts.v1.models_pb2_grpc import ModelsStub
 from antiphon.orchestrator.workers.channels import WorkerChannels
-from antiphon.registry.routing import Candidate
+from antiphon.registry.routing import Candidate, Excluded
 from antiphon.registry.snapshot import Snapshot
 
 LONGEST_S = 1800.0
@@ -38,7 +38,8 @@ class Loads:
     def __init__(self, channels: WorkerChannels) -> None:
         self._channels = channels
         self._running: dict[tuple[str, str, str], Load] = {}
-        self._refused: dict[tuple[str, str], float] = {}
+        self._refused: dict[tuple[str, str, str], float] = {}
+        """By worker, model and revision: until when it is not asked again."""
 
     def begin(self, candidate: Candidate, model: str) -> Load:
         """The load of that model on that worker: the one that runs, or a new one. Never blocks."""
@@ -50,11 +51,15 @@ class Loads:
             load.add_done_callback(lambda _: self._running.pop(key, None))
         return load
 
-    def refused(self, model: str, snapshot: Snapshot) -> set[str]:
-        """The workers that would not load this model just now, and do not hold it."""
+    def refused(self, model: str, snapshot: Snapshot) -> set[Excluded]:
+        """The workers that would not load this model just now, each with the revision, and do not hold it."""
         now = asyncio.get_running_loop().time()
         self._refused = {key: until for key, until in self._refused.items() if until > now}
-        return {worker for worker, name in self._refused if name == model} - set(snapshot.index.warm.get(model, ()))
+        return {
+            (worker, digest)
+            for worker, name, digest in self._refused
+            if name == model and not _holds(snapshot, worker, model, digest)
+        }
 
     async def aclose(self) -> None:
         """Wait for none of them any more; the workers go on loading. Bounded."""
@@ -77,7 +82,7 @@ class Loads:
         if error is None:
             logger.info("loaded", extra={**fields, "took_ms": took_ms})
             return None
-        self._refused[candidate.worker, model] = loop.time() + _again_s(error)
+        self._refused[candidate.worker, model, candidate.digest] = loop.time() + _again_s(error)
         logger.warning("not loaded", extra={**fields, "took_ms": took_ms, "reason": error.reason.value})
         return error
 
@@ -95,3 +100,10 @@ class Loads:
 def _again_s(error: AntiphonError) -> float:
     """When to ask this worker again."""
     return error.retry_after_ms / 1000 if error.retry_after_ms else AGAIN_S
+
+
+def _holds(snapshot: Snapshot, worker: str, model: str, digest: str) -> bool:
+    """Whether the worker says that it holds that revision of the model."""
+    member = snapshot.workers.get(worker)
+    held = member.lease.resident(model, digest) if member is not None and member.lease is not None else None
+    return held is not None and held.state in ("warm", "in_use")
