@@ -278,3 +278,34 @@ async def test_a_fetch_that_somebody_waits_for_goes_on_when_its_model_leaves() -
         manager.place([])
         await waiting
         assert loader.loads == ["a"] and loader.fetches == 1
+
+
+async def test_a_load_that_is_given_up_before_it_began_leaves_nothing_behind() -> None:
+    entry = CatalogueEntry(spec("a"), stay="held")
+    async with managing() as (manager, loader):
+        manager.place([entry])
+        manager.place([])
+        await asyncio.sleep(1)
+        assert manager.views() == []
+        manager.place([entry])
+        manager.place([])
+        manager.place([entry])
+        await use(manager, "a")
+        assert loader.loads == ["a"]
+
+
+async def test_who_asks_while_a_load_is_given_up_begins_another() -> None:
+    entry = CatalogueEntry(spec("a"), stay="held")
+    async with fetching(entry) as (manager, loader):
+        for rounds in range(3):  # of the loop: before the fetch has heard of it, and after
+            manager.place([])
+            manager.place([entry])
+            for _ in range(rounds):
+                await asyncio.sleep(0)
+            async with asyncio.timeout(7200):
+                await use(manager, "a")
+            manager.place([])
+            await asyncio.sleep(60)
+            manager.place([entry])
+            await asyncio.sleep(60)
+    assert loader.loads == ["a"] * 3

@@ -247,6 +247,9 @@ class ModelManager:
                 f"Model {slot.spec.name!r} is still loading: try again in a moment.",
                 retry_after_ms=1000,
             ) from None
+        if load.cancelled():
+            await asyncio.sleep(0)  # it is forgotten then, and who still waits begins another
+            return
         failure = load.result() if load.done() else slot.lack
         if failure is not None:  # a fresh one for each waiter: exceptions carry tracebacks
             raise AntiphonError(failure.reason, failure.message, retry_after_ms=failure.retry_after_ms)
@@ -256,8 +259,15 @@ class ModelManager:
         if slot.failure is not None and wait_s > 0:
             raise AntiphonError(slot.failure.reason, slot.failure.message, retry_after_ms=max(1, round(wait_s * 1000)))
         slot.loading = self._tasks.create_task(self._load(slot), name=f"load {slot.spec.name}")
+        slot.loading.add_done_callback(lambda load: self._forget_load(slot, load))
         self._note()
         return slot.loading
+
+    def _forget_load(self, slot: Slot, load: asyncio.Task[AntiphonError | None]) -> None:
+        """A load that was given up before it began: it has said nothing itself."""
+        if slot.loading is load:
+            slot.loading = None
+            self._settle(slot)
 
     async def _load(self, slot: Slot) -> AntiphonError | None:
         """Load a slot's model; the error instead of raising it, for everyone who waits."""
