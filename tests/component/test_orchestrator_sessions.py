@@ -668,3 +668,22 @@ async def test_a_client_that_comes_back_has_its_place_though_its_old_connection_
             assert (await event(socket, "session.created"))["session"]["id"] == session
             async with aiohttp.ClientSession() as http, http.get(f"{server.url}/v1/realtime") as response:
                 assert (await response.json())["error"]["code"] == "WORKER_FULL"
+
+
+async def test_whose_a_thousand_sessions_are_is_asked_in_parts_and_all_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One after the other, at a slow Redis, they would take longer than an owner may answer unasked."""
+    async with EmbeddedValkey() as valkey, keeping(valkey.url) as keeper:
+        whole, asked, all_asked = SessionStore.renew, list[int](), asyncio.Event()
+
+        async def slow(store: SessionStore, told: Any) -> Any:
+            asked.append(len(told))
+            if sum(asked) == 1000:
+                all_asked.set()
+            await all_asked.wait()
+            return await whole(store, told)
+
+        monkeypatch.setattr(SessionStore, "renew", slow)
+        opened = [keeper.open(sessions.new_session_id(), "", "default") for _ in range(1000)]
+        async with asyncio.timeout(PATIENCE_S):
+            await keeper._renew()
+        assert sum(asked) == len(opened) and len(asked) > 1

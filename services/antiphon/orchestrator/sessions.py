@@ -232,17 +232,20 @@ class SessionKeeper:
 
     async def _renew(self) -> None:
         """Ask whose the sessions are, keep them alive, and find what is missing there: Redis came back empty."""
-        holds = list(self._holds.values())
-        for start in range(0, len(holds), 10 * _BATCH):
-            batch, now = holds[start : start + 10 * _BATCH], _now()
-            try:
-                owners = await self._store.renew([(hold.record.session_id, hold.left_s(now)) for hold in batch])
-            except (RedisError, OSError) as error:
-                return self._is_out_of_reach(now, error)
-            self._out_of_reach_s = float("-inf")
-            self._reached(True)
-            for hold, found in zip(batch, owners, strict=True):
-                self._found(hold, found, now)
+        holds, size = list(self._holds.values()), 10 * _BATCH
+        # All at once: one after the other, they would take longer than an owner may answer unasked.
+        await asyncio.gather(*(self._renew_some(holds[start : start + size]) for start in range(0, len(holds), size)))
+
+    async def _renew_some(self, holds: Sequence[Hold]) -> None:
+        now = _now()
+        try:
+            owners = await self._store.renew([(hold.record.session_id, hold.left_s(now)) for hold in holds])
+        except (RedisError, OSError) as error:
+            return self._is_out_of_reach(now, error)
+        self._out_of_reach_s = float("-inf")
+        self._reached(True)
+        for hold, found in zip(holds, owners, strict=True):
+            self._found(hold, found, now)
 
     def _found(self, hold: Hold, found: tuple[str, int] | None, asked_s: float) -> None:
         """Take in whose a session is."""
