@@ -27,7 +27,7 @@ PARKED = 1000
 """Sessions without a client that are kept in memory; the oldest are then left to the registry alone."""
 _LOOK_S = BEAT_S / 4
 _BATCH = 20
-_CLAIMS = 20
+_CLAIMS = 50
 """So many sessions are taken over at once, and others wait: where an orchestrator died, all of its clients come at the
 same moment, and a client of Redis has a hundred connections at most."""
 _ID = re.compile(r"sess_[A-Za-z0-9_-]{10,60}")
