@@ -297,6 +297,13 @@ def test_a_worker_loads_only_what_it_was_told_that_it_may() -> None:
     assert verdict.reason is Refusal.NOT_PLACED
 
 
+def test_a_model_that_failed_takes_no_other_s_place() -> None:
+    broken = full_of("a", 1000, ("broken", "failed", 0))
+    assert broken.lease is not None
+    one_at_most = replace(broken, lease=broken.lease.model_copy(update={"resident_cap": 1}))
+    assert loaders(one_at_most) == ["a"]
+
+
 def test_every_caller_has_it_loaded_on_the_same_worker() -> None:
     known = replace(snapshot(*(full_of(f"w{index}", 400) for index in range(30))), models={"joe": HEAVY})
     first = {route(JOE, known, rng=random.Random(seed))[0].worker for seed in range(30)}
@@ -314,7 +321,7 @@ def evicts_mib(model: ModelRecord, worker: Worker) -> int | None:
     assert lease is not None
     idle = [each.memory_mib for each in lease.models if each.state == "warm" and each.name not in held]
     lacks = max(0, model.memory_mib - lease.memory_free_mib) if lease.memory_mib else 0
-    if lease.resident_cap and len(lease.models) >= lease.resident_cap:
+    if lease.resident_cap and len([each for each in lease.models if each.state != "failed"]) >= lease.resident_cap:
         return max(lacks, min(idle), 1) if idle and lacks <= sum(idle) else None
     return lacks if lacks <= sum(idle) else None
 

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from antiphon.adapters.download import without_secrets
 from antiphon.cli.running import Running
 from antiphon.contracts.errors import AntiphonError, Reason
 from antiphon.registry.routing import Candidate, RouteRequest, explain, route
@@ -153,8 +154,9 @@ async def _first(reader: RegistryReader, where: Running) -> Snapshot:
             while snapshot.stale:
                 snapshot = await reader.changed(snapshot.version)
     except TimeoutError:
+        at = without_secrets(where.registry)
         raise AntiphonError(
-            Reason.NO_WORKER, f"The registry at {where.registry} does not answer: is `antiphon up` still running?"
+            Reason.NO_WORKER, f"The registry at {at} does not answer: is `antiphon up` still running?"
         ) from None
     return snapshot
 

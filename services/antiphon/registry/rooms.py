@@ -40,7 +40,8 @@ class Room:
         idle = [each.memory_mib for each in lease.models if each.state == "warm" and not _is_held(each, want)]
         free_mib = _bounded(lease.memory_free_mib) if lease.memory_mib else _MOST_MIB
         reachable_mib = _bounded(free_mib + sum(idle))
-        if not lease.resident_cap or len(lease.models) < lease.resident_cap:
+        held = sum(each.state != "failed" for each in lease.models)
+        if not lease.resident_cap or held < lease.resident_cap:
             return cls(free_mib, reachable_mib)
         if not idle:
             return cls(free_mib, -1)
