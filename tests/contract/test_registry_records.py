@@ -1,7 +1,9 @@
 """What lies in Redis: its shape, and what a reader makes of a newer or a broken one."""
 
+import gc
 import hashlib
 import json
+import weakref
 
 import pytest
 
@@ -154,3 +156,15 @@ def test_a_malformed_record_is_counted_once_until_it_changes() -> None:
         assert reader.read(Lease, "w", value) is None
     assert reader.malformed == {"Lease": 2}
     assert reader.read(Lease, "w", b'{"worker": "w", "incarnation": "i"}') is not None
+
+
+def test_nothing_is_kept_of_a_record_that_is_gone() -> None:
+    reader = RecordReader()
+    value = b'{"worker": "w", "incarnation": "i"}'
+    kept = reader.read(Lease, "w", value)
+    assert reader.read(Lease, "w", value) is kept
+    gone = weakref.ref(kept)
+    reader.forget(Lease, "w")
+    del kept
+    gc.collect()
+    assert gone() is None

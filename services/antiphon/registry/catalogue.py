@@ -61,7 +61,10 @@ class Catalogue:
                 after[name] = record
         # Identity first: an unchanged value is read as the very same record.
         changed = {name for name, record in after.items() if (was := before.get(name)) is not record and was != record}
-        changed |= before.keys() - after.keys()
+        gone = before.keys() - after.keys()
+        for name in gone:
+            self._records.forget(KINDS[kind], name)
+        changed |= gone
         if changed:
             self._set(kind, after)
         return changed
@@ -74,6 +77,7 @@ class Catalogue:
         table = self._tables[kind].copy()
         if record is None:
             table.pop(name, None)
+            self._records.forget(KINDS[kind], name)
         else:
             table[name] = record
         self._set(kind, table)

@@ -291,6 +291,10 @@ class RecordReader:
             self._last[kind, key] = (value, record)
         return record
 
+    def forget(self, kind: type[Record], key: str) -> None:
+        """Keep nothing of a record that is gone."""
+        self._last.pop((kind, key), None)
+
     def _count(self, kind: str, key: str, value: bytes, error: Exception) -> None:
         if self._known.get((kind, key)) == hash(value):
             return

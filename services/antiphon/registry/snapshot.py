@@ -242,9 +242,13 @@ class RegistryReader:
         value = fields.get(b"lease", b"")
         self._touched.add(name)
         if not value:
-            self._leases.pop(name, None)
+            self._end_lease(name)
         elif (lease := self._records.read(Lease, name, value)) is not None:
             self._leases[name] = (lease, now)
+
+    def _end_lease(self, name: str) -> None:
+        self._leases.pop(name, None)
+        self._records.forget(Lease, name)
 
     def _apply_change(self, fields: Mapping[bytes, bytes]) -> bool:
         kind = fields.get(b"kind", b"").decode(errors="replace")
@@ -273,7 +277,7 @@ class RegistryReader:
         now = self._contact_s or 0.0
         self._true_s = self._true_s if stale else now
         for name in [name for name, (_, heard_s) in self._leases.items() if now - heard_s > LEASE_S]:
-            del self._leases[name]
+            self._end_lease(name)
             self._touched.add(name)
         for name in self._touched:
             self._enter(name)

@@ -117,7 +117,7 @@ class RegistryWriter:
         self._adopt = adopt
         self._place = place
         self._heard_s: dict[str, float] = {}
-        self._reader = RecordReader()
+        self._reader = RecordReader(remembered=0)
 
     @property
     def epoch(self) -> int:
