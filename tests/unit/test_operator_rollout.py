@@ -13,7 +13,17 @@ from antiphon.contracts.resources.voice_model import Rollout
 from antiphon.registry.placing import Host, Plan, Shortage, place
 from antiphon.registry.records import Lease, ResidentModel, WorkerRecord
 from antiphon.registry.roster import Worker
-from antiphon_operator.reconcile.model import asks_of, record_of, reports_of, revisions_of, seen, sight_of, target_of
+from antiphon_operator.reconcile.model import (
+    Report,
+    Seen,
+    asks_of,
+    record_of,
+    reports_of,
+    revisions_of,
+    seen,
+    sight_of,
+    target_of,
+)
 from antiphon_operator.reconcile.rollout import WATCH_S, Course, Sight, advance
 
 pytestmark = [pytest.mark.unit, pytest.mark.timeout(20)]  # many examples, on a machine that may be busy
@@ -188,6 +198,17 @@ def test_sessions_go_back_to_what_somebody_holds() -> None:
     back = on(failing, course, CAREFUL)
     assert on(replace(failing, active_warm=1), back, CAREFUL).refused == NEW.digest
     assert advance(back, OLD, CAREFUL, replace(alone, active_warm=1), NOW) == Course(OLD)
+
+
+def test_on_demand_sessions_go_back_at_once() -> None:
+    """Nobody has to load the old one again: it would wait for a call, and every call would get the new one."""
+    candidate = on(replace(SERVED, warm=2), on()).candidate
+    holding = {worker: ResidentModel(name="joe", revision=NEW.digest, state="warm", failed=10) for worker in "ab"}
+    reports = [Report(worker, model, serves=True) for worker, model in holding.items()]
+    sight = sight_of(Seen(), seen(reports, NEW.digest), (), ("a", "b"), on_demand=True, is_settled=True, lack=None)
+    course = on(sight, Course(OLD, candidate))
+    assert (course.active, course.candidate, course.refused) == (OLD, None, NEW.digest)
+    assert advance(Course(OLD, candidate), OLD, ONCE, sight, NOW) == Course(OLD)
 
 
 def test_a_third_revision_follows_the_one_that_serves() -> None:

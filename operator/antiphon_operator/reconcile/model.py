@@ -200,6 +200,7 @@ def sight_of(
     failure = next((f"{worker} says: {report.message or report.reason}" for worker, report in candidate.failures), "")
     return Sight(
         is_settled=is_settled,
+        on_demand=on_demand,
         places=places,
         active_warm=len(active.warm),
         warm=len(candidate.warm),

@@ -44,6 +44,8 @@ class Sight:
 
     is_settled: bool = True
     """Whether the workers can be seen at all: else nothing is decided."""
+    on_demand: bool = False
+    """Whether nobody has to hold the model: who calls has it loaded."""
     places: int = 0
     """How many workers should hold the model, in one revision or the other."""
     active_warm: int = 0
@@ -137,9 +139,12 @@ def _begin(course: Course, target: RevisionStatus, sight: Sight, now: datetime) 
 
 
 def _back(course: Course, done: Course, sight: Sight) -> Course:
-    """All sessions to the active revision: at once, or, while only the candidate serves, as soon as it is loaded."""
+    """All sessions to the active revision: at once, or, while only the candidate serves, as soon as it is loaded.
+
+    On demand it is at once: nobody but a session that gets it has it loaded.
+    """
     active, candidate = done.active, course.candidate
-    if candidate is None or sight.active_warm or not sight.warm or sight.places <= 1:
+    if candidate is None or sight.active_warm or not sight.warm or sight.places <= 1 or sight.on_demand:
         return done
     message = (
         f"Revision {active.revision} is loaded again, to take all sessions: until then {candidate.revision} serves."
