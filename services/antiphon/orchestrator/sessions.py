@@ -106,9 +106,9 @@ class SessionKeeper:
             raise _unknown()
         if here is not None:
             await here.hand_over()
-        asked_s = _now()
         try:
             async with self._claiming:
+                asked_s = _now()
                 claim = await self._claim(session_id, caller)
         except (RedisError, OSError) as error:
             if here is None:
@@ -116,12 +116,16 @@ class SessionKeeper:
                 raise AntiphonError(Reason.NO_WORKER, message, retry_after_ms=1000) from error
             self._is_out_of_reach(asked_s, error)
             claim, asked_s = None, float("-inf")
-        if here is not None and here.left_s(_now()) > 0 and (claim is None or claim.record.epoch == here.epoch + 1):
+        alone_s = float("-inf") if claim is None or claim.released else _now() + OWNED_S
+        # Redis may know less than is known here: it was away, or came back as it had been before.
+        is_latest = here is not None and (claim is None or claim.record.epoch <= here.epoch + 1)
+        if here is not None and is_latest and here.left_s(_now()) > 0:
+            if claim is None or claim.record.epoch == here.epoch + 1:
+                alone_s = here.alone_s  # nobody had it in between
             record = here.record.model_copy(update={"owner": self.owner, "epoch": here.epoch + 1})
-            return self._keep(record, asked_s=asked_s, alone_s=here.alone_s)
+            return self._keep(record, asked_s=asked_s, alone_s=alone_s)
         if claim is None:
             raise _unknown()
-        alone_s = float("-inf") if claim.released else _now() + OWNED_S
         return self._keep(claim.record, asked_s=asked_s, alone_s=alone_s)
 
     async def _claim(self, session_id: str, caller: str) -> Claim | None:
@@ -234,18 +238,23 @@ class SessionKeeper:
         """Ask whose the sessions are, keep them alive, and find what is missing there: Redis came back empty."""
         holds, size = list(self._holds.values()), 10 * _BATCH
         # All at once: one after the other, they would take longer than an owner may answer unasked.
-        await asyncio.gather(*(self._renew_some(holds[start : start + size]) for start in range(0, len(holds), size)))
+        parts = [holds[start : start + size] for start in range(0, len(holds), size)]
+        answered = await asyncio.gather(*map(self._renew_some, parts))
+        if parts and all(answered):
+            self._out_of_reach_s = float("-inf")
+            self._reached(True)
 
-    async def _renew_some(self, holds: Sequence[Hold]) -> None:
+    async def _renew_some(self, holds: Sequence[Hold]) -> bool:
+        """The same for some of them; whether Redis answered."""
         now = _now()
         try:
             owners = await self._store.renew([(hold.record.session_id, hold.left_s(now)) for hold in holds])
         except (RedisError, OSError) as error:
-            return self._is_out_of_reach(now, error)
-        self._out_of_reach_s = float("-inf")
-        self._reached(True)
+            self._is_out_of_reach(now, error)
+            return False
         for hold, found in zip(holds, owners, strict=True):
             self._found(hold, found, now)
+        return True
 
     def _found(self, hold: Hold, found: tuple[str, int] | None, asked_s: float) -> None:
         """Take in whose a session is."""
