@@ -5,6 +5,7 @@ import hashlib
 import io
 import logging
 import tarfile
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
+from antiphon.adapters import download as download_module
 from antiphon.adapters.download import Remote, download, is_complete
 from antiphon.adapters.hub import _places
 from antiphon.adapters.weights import Progress, resolve, weights_digest
@@ -366,6 +368,36 @@ async def test_an_archive_that_cannot_be_unpacked_is_fetched_anew(hub: Hub, tmp_
             assert [path.name for path in folder.iterdir()] == ["model.bin"]
 
 
+async def test_an_unpacking_that_is_given_up_is_over_before_another_begins(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, goes_on, whole = threading.Event(), threading.Event(), download_module._unpacked
+    at_once: list[int] = []
+
+    def slow(*told: Any) -> list[str]:
+        at_once.append(1)
+        begun.set()
+        assert goes_on.wait(30)
+        at_once.pop()
+        assert not at_once, "two write the same files"
+        return whole(*told)
+
+    monkeypatch.setattr(download_module, "_unpacked", slow)
+    remote = Remote(f"{hub.url}/files/model.bin", "model.bin")
+    async with httpx.AsyncClient() as client, asyncio.timeout(60):
+        given_up, again = [
+            asyncio.create_task(download(client, [remote], tmp_path / "w", lambda _: None)) for _ in range(2)
+        ]
+        await asyncio.to_thread(begun.wait, 30)
+        given_up.cancel()
+        await asyncio.sleep(1)  # the other looks several times meanwhile
+        goes_on.set()
+        await again
+        with pytest.raises(asyncio.CancelledError):
+            await given_up
+    assert is_complete(tmp_path / "w")
+
+
 async def test_what_was_damaged_since_is_fetched_anew(hub: Hub, tmp_path: Path) -> None:
     path = await get("hf://acme/whisper", tmp_path, revision=COMMIT)
     (path / "model.bin").write_bytes(WEIGHTS[:1000])
@@ -395,6 +427,9 @@ async def test_no_address_is_told_with_its_password_or_key(
         with pytest.raises(AntiphonError) as error:
             await get(uri, tmp_path, digest=digest)
         told.append(str(error.value))
+    with pytest.raises(AntiphonError, match="http needs a digest") as error:
+        await get(f"{with_secret}/files/model.bin?key=sesame", tmp_path)
+    told.append(str(error.value))
     await hub.gone()
     for uri in ("hf://acme/whisper", "piper://en_US-joe-medium", f"{with_secret}/files/model.bin?key=sesame"):
         with pytest.raises(AntiphonError, match="cannot be reached") as error:

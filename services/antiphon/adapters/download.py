@@ -91,7 +91,7 @@ async def download(
                 tally.settle(0 if remote.unpack else target.stat().st_size)
             else:
                 tally.settle(target.stat().st_size)
-        names = await asyncio.to_thread(_unpacked, folder, remotes)
+        names = await _unpack(folder, remotes)
         _beside(folder, _COMPLETE).write_text(json.dumps({name: (folder / name).stat().st_size for name in names}))
 
 
@@ -250,6 +250,20 @@ def _checksum(path: Path, like: str) -> str:
         while piece := file.read(_PIECE_BYTES):
             digest.update(piece)
     return f"{kind}:{digest.hexdigest()}"
+
+
+async def _unpack(folder: Path, remotes: Sequence[Remote]) -> list[str]:
+    """`_unpacked` in a thread. Who gives it up still waits for it: nobody else may write there before it is over."""
+    running, given_up = asyncio.create_task(asyncio.to_thread(_unpacked, folder, remotes)), None
+    while not running.done():
+        try:
+            await asyncio.wait((running,))
+        except asyncio.CancelledError as error:
+            given_up = error
+    if given_up is not None:
+        running.exception()  # nobody asks for it any more
+        raise given_up
+    return running.result()
 
 
 def _unpacked(folder: Path, remotes: Sequence[Remote]) -> list[str]:

@@ -150,7 +150,8 @@ async def _list(client: httpx.AsyncClient, artifact: Artifact, cache: Path, envi
         return await find_voice(client, environment.endpoint, where, artifact, cache, environment.offline)
     if parts.scheme == "https" or (parts.scheme == "http" and artifact.digest):
         return _single(artifact, cache)
-    message = f"The uri {artifact.uri} cannot be fetched: begin it with one of {_SCHEMES} (http needs a digest)."
+    told = without_secrets(artifact.uri)
+    message = f"The uri {told} cannot be fetched: begin it with one of {_SCHEMES} (http needs a digest)."
     raise AntiphonError(Reason.INVALID_REQUEST, message)
 
 
