@@ -189,6 +189,7 @@ def test_the_chat_server_can_be_reached_and_little_else() -> None:
     [
         ("rediss://user:a:1234@redis.example.com:6380/0", [6380, 6379]),
         ("redis+sentinel://:word@a:26379,b:26380/registry/0", [26379, 26380, 6379]),
+        ("redis+sentinel://a,b:26380/registry", [26379, 26380, 6379]),
         ("redis://redis.example.com", [6379]),
         ("redis://[fd00:0:1::2]:6380?protocol=3", [6380, 6379]),
     ],
