@@ -182,6 +182,6 @@ class _Translation:
         return parts
 
     def _whole(self, call_id: str, text: str) -> str:
-        """The text without halves of characters, which nobody could pass on: joined, or replaced."""
+        """The text without halves of characters, which cannot be sent: joined, replaced or, at the end, left out."""
         whole: str = self._characters[call_id].decode(text.encode("utf-16-le", "surrogatepass"))
         return whole
