@@ -111,7 +111,6 @@ class RegistryWriter:
         self._desired: _Contents = {}
         self._written: _Contents = {}
         self._changed = asyncio.Event()
-        self._wrote = asyncio.Event()
         self._compared_s = 0.0
         self._reach = ""
         self._adopt = adopt
@@ -133,12 +132,6 @@ class RegistryWriter:
     def settled(self) -> bool:
         """Whether all that was asked for was written."""
         return bool(self._epoch) and self._written == self._desired
-
-    async def written(self) -> None:
-        """Return once all that was asked for was written."""
-        while not self.settled:
-            self._wrote.clear()
-            await self._wrote.wait()
 
     def set_models(self, models: Iterable[ModelRecord]) -> None:
         """Make these the whole catalogue. Never blocks."""
@@ -208,7 +201,6 @@ class RegistryWriter:
             self._changed.clear()
             try:
                 await self._ensure()
-                self._wrote.set()
                 self._reachable("")
             except (RedisError, OSError) as error:
                 self._reachable(type(error).__name__)
