@@ -447,7 +447,8 @@ async def _settle(stage: Stage) -> None:
             quiet_since, mark = time.monotonic(), stage.plane.audit_mark()
 
 
-SUITES = (hundred_pools, first_writes, restart_and_idle, hand_overs, outage, gone_pods, thousand_models, emptied)
+# The outage comes last: for a minute after it Kubernetes' own controllers make no Pods.
+SUITES = (hundred_pools, first_writes, restart_and_idle, hand_overs, gone_pods, thousand_models, emptied, outage)
 
 
 async def measure(stage: Stage) -> list[Figure]:
