@@ -129,10 +129,16 @@ async def after_silence(client: "redis.Redis", stream: str, position: str) -> st
 
     Raises `RedisError` or `OSError` when Redis does not answer.
     """
-    entries: Any = await client.xrevrange(stream, count=1)
-    last = entries[0][0].decode() if entries else "0-0"
-    return position if _number(last) >= _number(position) else "0-0"
+    last = last_position(await client.xrevrange(stream, count=1))
+    return position if sequence_number(last) >= sequence_number(position) else "0-0"
 
 
-def _number(position: str) -> int:
-    return int(position.partition("-")[2])
+def last_position(entries: Any) -> str:
+    """The position of a stream's last entry, as XREVRANGE answers it; `0-0` for a stream without any."""
+    return entries[0][0].decode() if entries else "0-0"
+
+
+def sequence_number(position: str) -> int:
+    """Of an entry: those of our streams are `0-<number>`; -1 for any other."""
+    milliseconds, _, number = position.partition("-")
+    return int(number) if milliseconds == "0" else -1

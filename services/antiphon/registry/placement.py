@@ -9,7 +9,7 @@ from typing import Any
 import redis.asyncio as redis
 from redis.exceptions import RedisError
 
-from antiphon.registry.client import Connect, open_client, read_streams
+from antiphon.registry.client import Connect, last_position, open_client, read_streams
 from antiphon.registry.keys import BEAT_S, Keys
 from antiphon.registry.records import FORMAT, ModelRecord, RecordReader, Want
 
@@ -90,7 +90,7 @@ class PlacementReader:
             pipe.hget(keys.want, self._worker)
             pipe.xrevrange(keys.changes, count=1)
             meta, want, last = await pipe.execute()
-        self._position = last[0][0].decode() if last else "0-0"
+        self._position = last_position(last)
         epoch = self._epoch(meta)
         if epoch is None:
             return None

@@ -15,7 +15,7 @@ from typing import Any
 import redis.asyncio as redis
 from redis.exceptions import RedisError
 
-from antiphon.registry.client import after_silence, read_streams
+from antiphon.registry.client import after_silence, last_position, read_streams
 from antiphon.registry.keys import BEAT_S, STREAM_ENTRIES, Keys
 from antiphon.registry.records import RecordReader, SessionRecord
 
@@ -184,7 +184,7 @@ class ClaimTail:
     async def _follow(
         self, position: str, claimed: Callable[[str, str, int], None], stopped: Callable[[str, int], None]
     ) -> str:
-        position = position or await self._last()
+        position = position or last_position(await self.client.xrevrange(self.keys.claims, count=1))
         entries = await read_streams(self.client, {self.keys.claims: position}, block_s=BEAT_S)
         for entry in entries:
             session_id, owner, epoch = (entry.fields.get(name, b"") for name in (b"session", b"owner", b"epoch"))
@@ -195,10 +195,6 @@ class ClaimTail:
             else:
                 claimed(session_id.decode(errors="replace"), owner.decode(errors="replace"), int(epoch))
         return entries[-1].position if entries else await after_silence(self.client, self.keys.claims, position)
-
-    async def _last(self) -> str:
-        entries: Any = await self.client.xrevrange(self.keys.claims, count=1)
-        return entries[0][0].decode() if entries else "0-0"
 
 
 def _ms(seconds: float) -> int:

@@ -5,14 +5,21 @@ import logging
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import redis.asyncio as redis
 from redis.exceptions import RedisError
 
 from antiphon.contracts.adapters import Task
 from antiphon.registry.catalogue import KINDS, Catalogue
-from antiphon.registry.client import TIMEOUT_S, Connect, Entry, open_client, read_streams
+from antiphon.registry.client import (
+    TIMEOUT_S,
+    Connect,
+    Entry,
+    last_position,
+    open_client,
+    read_streams,
+    sequence_number,
+)
 from antiphon.registry.keys import BEAT_S, LEASE_S, Keys
 from antiphon.registry.records import FORMAT, Lease, ModelRecord, PoolRecord, RecordReader
 from antiphon.registry.roster import Index, Roster, Worker
@@ -152,7 +159,7 @@ class RegistryReader:
                 pipe.xrevrange(key, count=1)
             meta, *tables, change, lease = await pipe.execute()
         # Positions first, leases after: what the tail then tells a second time changes nothing.
-        self._positions = {keys.changes: _last(change), keys.leases: _last(lease)}
+        self._positions = {keys.changes: last_position(change), keys.leases: last_position(lease)}
         now = self._touch()
         believed = self._believes(meta)
         if believed:
@@ -229,7 +236,7 @@ class RegistryReader:
 
     def _apply(self, entry: Entry, now: float) -> bool:
         """Take one entry; False when one before it is missing, or all is new."""
-        if _number(entry.position) != _number(self._positions[entry.stream]) + 1:
+        if sequence_number(entry.position) != sequence_number(self._positions[entry.stream]) + 1:
             return False
         self._positions[entry.stream] = entry.position
         if entry.stream == self._keys.leases:
@@ -316,14 +323,3 @@ class RegistryReader:
             else:
                 logger.info("registry snapshot is fresh")
         self._trouble = trouble
-
-
-def _last(entries: list[tuple[bytes, Any]]) -> str:
-    """The position of a stream's last entry."""
-    return entries[0][0].decode() if entries else "0-0"
-
-
-def _number(position: str) -> int:
-    """The sequence number of an entry: every entry of our streams is `0-<number>`."""
-    milliseconds, _, number = position.partition("-")
-    return int(number) if milliseconds == "0" else -1
