@@ -12,11 +12,11 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit, urlunsplit
 
 import httpx
 
 from antiphon.contracts.errors import AntiphonError, Reason
+from antiphon.contracts.urls import without_secrets
 
 _log = logging.getLogger(__name__)
 
@@ -99,12 +99,6 @@ def is_complete(folder: Path) -> bool:
     """Whether all of a download stands in `folder`, as large as it was."""
     sizes = _recorded(folder)
     return sizes is not None and not _damaged(folder, sizes)
-
-
-def without_secrets(url: str) -> str:
-    """An address as it may be told to everybody: without its user and password, and its query, which may be a key."""
-    parts = urlsplit(url)
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
 def _recorded(folder: Path) -> dict[str, int] | None:

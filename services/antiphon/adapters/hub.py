@@ -12,9 +12,10 @@ from urllib.parse import quote, urlsplit
 
 import httpx
 
-from antiphon.adapters.download import Remote, is_complete, without_secrets
+from antiphon.adapters.download import Remote, is_complete
 from antiphon.contracts.errors import AntiphonError, Reason
 from antiphon.contracts.models import Artifact
+from antiphon.contracts.urls import without_secrets
 
 _log = logging.getLogger(__name__)
 

@@ -22,10 +22,11 @@ from urllib.parse import unquote, urlsplit
 
 import httpx
 
-from antiphon.adapters.download import Progress, Remote, download, without_secrets
+from antiphon.adapters.download import Progress, Remote, download
 from antiphon.adapters.hub import Listing, find_repository, find_voice, unreachable
 from antiphon.contracts.errors import AntiphonError, Reason
 from antiphon.contracts.models import Artifact
+from antiphon.contracts.urls import without_secrets
 
 __all__ = ["Progress", "resolve", "weights_digest"]
 

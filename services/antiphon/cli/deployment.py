@@ -11,7 +11,6 @@ import grpc
 from redis.exceptions import RedisError
 
 from antiphon.adapters.discovery import find_engine
-from antiphon.adapters.download import without_secrets
 from antiphon.adapters.weights import resolve
 from antiphon.cli.children import Child
 from antiphon.cli.embedded import UpOptions, complete_config, wants_own_registry
@@ -21,6 +20,7 @@ from antiphon.cli.running import Running
 from antiphon.contracts.errors import AntiphonError, Reason
 from antiphon.contracts.models import ModelSpec
 from antiphon.contracts.status import from_call
+from antiphon.contracts.urls import without_secrets
 from antiphon.contracts.v1.models_pb2 import DescribeModelRequest
 from antiphon.contracts.v1.models_pb2_grpc import ModelsStub
 from antiphon.orchestrator.config import OrchestratorConfig, RegistryConfig

@@ -11,9 +11,9 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from antiphon.adapters.download import without_secrets
 from antiphon.cli.running import Running
 from antiphon.contracts.errors import AntiphonError, Reason
+from antiphon.contracts.urls import without_secrets
 from antiphon.registry.routing import Candidate, RouteRequest, explain, route
 from antiphon.registry.snapshot import RegistryReader, Snapshot
 
